@@ -1,0 +1,95 @@
+package service
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// build turns a Service and its slices into ports.
+func (s *Store) build(v *Service) *built {
+	b := &built{}
+	bySlice := s.slices[v.Name]
+	sorted := make([]*Slice, 0, len(bySlice))
+	for _, name := range slices.Sorted(maps.Keys(bySlice)) {
+		sorted = append(sorted, bySlice[name])
+	}
+	for _, f := range v.Families {
+		local := make(map[netip.Addr]bool)
+		for i := range v.Ports {
+			id := PortID{Service: v.Name, Port: v.Ports[i].Name, Protocol: v.Ports[i].Protocol, Family: f}
+			cs := candidates(sorted, id, s.node.Name)
+			b.ports = append(b.ports, s.port(v, i, id, choose(cs, &s.node), b))
+			for _, c := range cs {
+				if c.local && c.Ready {
+					local[c.addr.Addr()] = true
+				}
+			}
+		}
+		s.health(v, f, len(local), b)
+	}
+	slices.SortStableFunc(b.ports, func(x, y *Port) int { return x.ID.Compare(y.ID) })
+	b.ports = slices.CompactFunc(b.ports, func(x, y *Port) bool { return x.ID == y.ID })
+	return b
+}
+
+// port builds one Port with the frontends it has won.
+func (s *Store) port(v *Service, i int, id PortID, c choice, b *built) *Port {
+	p := &Port{ID: id, Affinity: v.Affinity, Cluster: c.cluster, Serving: c.serving}
+	internal := clusterRoutes(v.Internal, c, &s.node, id.Family)
+	external := externalRoutes(v.External, c, &s.node, id.Family)
+	p.internal = internal[FromHost]
+	if v.Headless {
+		return p
+	}
+	for kind, addr := range v.addresses(id.Family, v.Ports[i]) {
+		if slices.ContainsFunc(p.Frontends, func(fe Frontend) bool { return fe.Addr == addr }) {
+			continue
+		}
+		won, problem := s.ledger.wins(claim{addr, id.Protocol}, claimant{v, i, kind})
+		if !won {
+			if problem.Reason != "" {
+				b.problems = append(b.problems, problem)
+			}
+			continue
+		}
+		fe := Frontend{Kind: kind, Addr: addr, Routes: external}
+		switch kind {
+		case ClusterIP:
+			fe.Routes = internal
+		case LoadBalancerIP:
+			fe.Sources = sources(v, addr.Addr(), &s.node)
+		}
+		p.Frontends = append(p.Frontends, fe)
+	}
+	return p
+}
+
+// health adds the health-check node port of v in one family.
+func (s *Store) health(v *Service, f Family, local int, b *built) {
+	if v.HealthCheckNodePort == 0 {
+		return
+	}
+	c := claim{netip.AddrPortFrom(f.Any(), v.HealthCheckNodePort), TCP}
+	won, problem := s.ledger.wins(c, claimant{v, healthCheck, NodePort})
+	if !won {
+		b.problems = append(b.problems, problem)
+		return
+	}
+	b.health = append(b.health, HealthPort{Service: v.Name, Family: f, Port: v.HealthCheckNodePort, Local: local})
+}
+
+func (h HealthPort) compare(o HealthPort) int {
+	return cmp.Or(h.Service.Compare(o.Service), cmp.Compare(h.Family, o.Family))
+}
+
+func (p Problem) compare(o Problem) int {
+	return cmp.Or(
+		strings.Compare(p.Object.Kind, o.Object.Kind),
+		p.Object.Name.Compare(o.Object.Name),
+		strings.Compare(p.Field, o.Field),
+		strings.Compare(p.Message, o.Message),
+	)
+}

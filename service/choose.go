@@ -1,0 +1,155 @@
+package service
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// A candidate is one endpoint of a port before any choice is made.
+type candidate struct {
+	addr  netip.AddrPort
+	local bool
+	*SliceEndpoint
+}
+
+// usable reports whether c may ever receive new connections: it is ready, or
+// it still serves while it terminates (the fallback of KEP-1669).
+func (c *candidate) usable() bool { return c.Ready || c.draining() }
+
+func (c *candidate) draining() bool { return c.Serving && c.Terminating }
+
+// better reports whether c is to be preferred to o, which has the same address:
+// a pod that lives over one that terminates and left its address behind, then
+// the ready one.
+func (c *candidate) better(o *candidate) bool {
+	if c.Terminating != o.Terminating {
+		return o.Terminating
+	}
+	return c.Ready && !o.Ready
+}
+
+// candidates returns the endpoints of one port, sorted by address, each address
+// once. Slices must be sorted by name, so that ties have one outcome.
+func candidates(all []*Slice, id PortID, node string) []candidate {
+	var out []candidate
+	for _, sl := range all {
+		if sl.Family != id.Family {
+			continue
+		}
+		for _, p := range sl.Ports {
+			if p.Name != id.Port || p.Protocol != id.Protocol {
+				continue
+			}
+			for i := range sl.Endpoints {
+				ep := &sl.Endpoints[i]
+				out = append(out, candidate{
+					addr:          netip.AddrPortFrom(ep.Addr, p.Port),
+					local:         ep.Node != "" && ep.Node == node,
+					SliceEndpoint: ep,
+				})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b candidate) int { return a.addr.Compare(b.addr) })
+	kept := out[:0]
+	for _, c := range out {
+		switch last := len(kept) - 1; {
+		case last < 0 || kept[last].addr != c.addr:
+			kept = append(kept, c)
+		case c.better(&kept[last]):
+			kept[last] = c
+		}
+	}
+	return kept
+}
+
+// A choice is which endpoints of one port may be used, for whom.
+type choice struct {
+	cluster Pool // for callers without a locality constraint
+	local   Pool // for those who must stay on this node
+	serving Pool // everything that still serves
+	any     bool // something is usable somewhere in the cluster
+}
+
+// choose makes the choice among the candidates of one port, by the rules of
+// KEP-1669 (terminating endpoints), KEP-2433 (hints by zone) and KEP-3015 (hints
+// by node). Hints never narrow the local pool. A pool falls back to endpoints
+// that terminate but still serve when nothing ready is in it, each pool for
+// itself and, for the cluster pool, without regard to hints.
+func choose(cs []candidate, node *Node) choice {
+	hint := hinted(cs, node)
+	var c choice
+	var drainCluster, drainLocal Pool
+	for i := range cs {
+		cand := &cs[i]
+		ep := Endpoint{Addr: cand.addr}
+		if cand.Serving {
+			c.serving = append(c.serving, ep)
+		}
+		if !cand.usable() {
+			continue
+		}
+		c.any = true
+		switch {
+		case cand.Ready:
+			if hint == nil || hint(cand) {
+				c.cluster = append(c.cluster, ep)
+			}
+			if cand.local {
+				c.local = append(c.local, ep)
+			}
+		case cand.local:
+			drainLocal = append(drainLocal, ep)
+			fallthrough
+		default:
+			drainCluster = append(drainCluster, ep)
+		}
+	}
+	if len(c.cluster) == 0 {
+		c.cluster = drainCluster
+	}
+	if len(c.local) == 0 {
+		c.local = drainLocal
+	}
+	return c.shared()
+}
+
+// shared makes equal pools one slice, which saves memory and lets a dataplane
+// see that they are equal.
+func (c choice) shared() choice {
+	if slices.Equal(c.cluster, c.local) {
+		c.local = c.cluster
+	}
+	if slices.Equal(c.cluster, c.serving) {
+		c.serving = c.cluster
+	}
+	return c
+}
+
+// hinted returns the filter that topology hints ask for on this node, or nil if
+// every ready endpoint is as good as any other. Hints count only if every ready
+// endpoint has them and at least one names us; node hints come before zone
+// hints.
+func hinted(cs []candidate, node *Node) func(*candidate) bool {
+	byNode := func(c *candidate) bool { return slices.Contains(c.ForNodes, node.Name) }
+	byZone := func(c *candidate) bool { return slices.Contains(c.ForZones, node.Zone) }
+	allNodes, allZones, ourNode, ourZone := true, node.Zone != "", false, false
+	for i := range cs {
+		c := &cs[i]
+		if !c.Ready {
+			continue
+		}
+		allNodes = allNodes && len(c.ForNodes) > 0
+		allZones = allZones && len(c.ForZones) > 0
+		ourNode = ourNode || byNode(c)
+		ourZone = ourZone || byZone(c)
+	}
+	switch {
+	case allNodes && ourNode:
+		return byNode
+	case allZones && ourZone:
+		return byZone
+	default:
+		return nil
+	}
+}

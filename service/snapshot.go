@@ -1,0 +1,176 @@
+package service
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+)
+
+// A Snapshot is everything this node must make true, with every choice already
+// made: which endpoints, for whom, and what to do when there are none. It is
+// immutable once returned, and sorted, so equal states compare equal.
+type Snapshot struct {
+	Rev    uint64 // grows with every Snapshot of a Store
+	Node   Node
+	Ports  []*Port      // by ID; a Port unchanged since the last Snapshot keeps its pointer
+	Health []HealthPort // by Service and family
+
+	// Problems are the conflicts found while deciding, in order of Object.
+	Problems []Problem
+
+	// Triggered are the trigger times of the slice changes that this Snapshot
+	// is the first to hold, for measuring programming latency.
+	Triggered []time.Time
+}
+
+// A Port is one port of one Service in one family.
+type Port struct {
+	ID        PortID
+	Affinity  time.Duration // zero means none
+	Frontends []Frontend    // empty for headless Services, which only L7 uses
+	Cluster   Pool          // what a client with no locality constraint may reach
+	Serving   Pool          // every serving endpoint, whatever the policy, for judging stale UDP flows
+
+	internal Route
+}
+
+// A Kind says where a Frontend's address comes from.
+type Kind uint8
+
+// The kinds of Frontend.
+const (
+	ClusterIP Kind = iota
+	ExternalIP
+	LoadBalancerIP
+	NodePort
+)
+
+// String returns the name used in rules, logs and traces.
+func (k Kind) String() string {
+	switch k {
+	case ClusterIP:
+		return "cluster IP"
+	case ExternalIP:
+		return "external IP"
+	case LoadBalancerIP:
+		return "load-balancer IP"
+	default:
+		return "node port"
+	}
+}
+
+// A Frontend is an address this node answers for a Port. No two Frontends of a
+// Snapshot have the same Addr and protocol.
+type Frontend struct {
+	Kind    Kind
+	Addr    netip.AddrPort    // for NodePort the address is Family.Any(): see Node.PortAddrs
+	Sources []netip.Prefix    // allowed callers; nil means all, empty means none
+	Routes  [NumOrigins]Route // indexed by Origin
+}
+
+// An Origin says who is calling. When more than one applies, the first counts.
+type Origin uint8
+
+// The origins. FromPod is a pod on this node as told by Node.Pods, FromHost a
+// caller whose source address is local to the node.
+const (
+	FromPod Origin = iota
+	FromHost
+	FromOutside
+	NumOrigins = 3
+)
+
+// String returns "pod", "host" or "outside".
+func (o Origin) String() string {
+	switch o {
+	case FromPod:
+		return "pod"
+	case FromHost:
+		return "host"
+	default:
+		return "outside"
+	}
+}
+
+// A Verdict is what happens to a new connection.
+type Verdict uint8
+
+// The verdicts. A Route never says Pass: it is the oracle's word for a packet
+// that is none of our business.
+const (
+	Pass    Verdict = iota // untouched
+	Forward                // to one endpoint of the Pool
+	Drop                   // silently: endpoints exist, but none this caller may use
+	Reject                 // with ICMP port unreachable: nothing serves this
+)
+
+// String returns the lower-case name.
+func (v Verdict) String() string {
+	return [...]string{"pass", "forward", "drop", "reject"}[v]
+}
+
+// A Route says what happens to a new connection from one Origin.
+type Route struct {
+	Verdict    Verdict // Forward, Drop (none here), Reject (none anywhere)
+	Pool       Pool    // never empty when Verdict is Forward, else nil
+	Masquerade bool    // meaningful when Verdict is Forward
+}
+
+// An Endpoint is the address and port of a pod.
+type Endpoint struct {
+	Addr netip.AddrPort
+}
+
+// A Pool is a list of endpoints, sorted by address and port, without doubles.
+// Routes of one Port share the backing array of equal Pools.
+type Pool []Endpoint
+
+// A HealthPort is what the health-check node port of one Service answers in one
+// family.
+type HealthPort struct {
+	Service Name
+	Family  Family
+	Port    uint16
+	Local   int // distinct addresses of ready endpoints on this node
+}
+
+// Internal returns the Route a client on this node gets for the cluster IP, or
+// would get if a headless Service had one. L7 picks upstreams with it.
+func (p *Port) Internal() Route { return p.internal }
+
+// Changed yields the ports that differ between prev and s, as (old, new) pairs;
+// old or new is nil for an addition or removal. A nil prev is empty. It compares
+// pointers only, and allocates nothing.
+func (s *Snapshot) Changed(prev *Snapshot) iter.Seq2[*Port, *Port] {
+	var olds []*Port
+	if prev != nil {
+		olds = prev.Ports
+	}
+	return func(yield func(*Port, *Port) bool) {
+		i, j := 0, 0
+		for i < len(olds) || j < len(s.Ports) {
+			var o, n *Port
+			switch {
+			case i < len(olds) && j < len(s.Ports) && olds[i] == s.Ports[j]:
+				i, j = i+1, j+1
+				continue
+			case j == len(s.Ports):
+				o, i = olds[i], i+1
+			case i == len(olds):
+				n, j = s.Ports[j], j+1
+			default:
+				switch c := olds[i].ID.Compare(s.Ports[j].ID); {
+				case c < 0:
+					o, i = olds[i], i+1
+				case c > 0:
+					n, j = s.Ports[j], j+1
+				default:
+					o, n, i, j = olds[i], s.Ports[j], i+1, j+1
+				}
+			}
+			if !yield(o, n) {
+				return
+			}
+		}
+	}
+}
