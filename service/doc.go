@@ -33,7 +33,8 @@
 // cluster-IP traffic keeps its source, as in the last row. Node.MasqueradeAll
 // turns masquerading on for every cluster IP row. Whatever the table says, a
 // connection that is sent back to its own caller is masqueraded, or the answer
-// would bypass the node.
+// would bypass the node; and one that arrives and is sent to the node itself is
+// not, since it does not leave again.
 //
 // # Data flow
 //

@@ -36,7 +36,7 @@ func (s *Snapshot) Explain(f Flow) (Outcome, []string) {
 	if r.Verdict != Forward {
 		return Outcome{Verdict: r.Verdict}, append(why, "this caller may only use endpoints on this node, and there are none: dropped")
 	}
-	return forward(f, r), append(why, explainForward(r, port))
+	return s.Node.forward(f, r), append(why, explainForward(r, port))
 }
 
 func describe(o Origin) string {
@@ -54,10 +54,14 @@ func explainForward(r Route, p *Port) string {
 	return line + ", which see the caller's address unless it is their own"
 }
 
-func forward(f Flow, r Route) Outcome {
+// forward lists the hops of a Route for f. A packet that arrived and is sent to
+// the node itself keeps its source whatever the Route says: it does not leave
+// the node again, so its answer cannot bypass it.
+func (n *Node) forward(f Flow, r Route) Outcome {
 	out := Outcome{Verdict: Forward, Hops: make([]Hop, 0, len(r.Pool))}
 	for _, ep := range r.Pool {
-		masq := r.Masquerade || ep.Addr.Addr() == f.Src
+		stays := f.In != "" && n.isLocal(ep.Addr.Addr())
+		masq := !stays && (r.Masquerade || ep.Addr.Addr() == f.Src)
 		out.Hops = append(out.Hops, Hop{Endpoint: ep, Masquerade: masq})
 	}
 	return out

@@ -17,6 +17,7 @@ type Store struct {
 	ledger   ledger
 
 	built     map[Name]*built
+	notable   map[Name]*built // those of built with health or problems
 	dirty     map[Name]bool
 	ports     []*Port // of the last Snapshot
 	rev       uint64
@@ -39,6 +40,7 @@ func NewStore() *Store {
 		slices:   make(map[Name]map[string]*Slice),
 		ledger:   make(ledger),
 		built:    make(map[Name]*built),
+		notable:  make(map[Name]*built),
 		dirty:    make(map[Name]bool),
 	}
 }
@@ -165,7 +167,7 @@ func (s *Store) Snapshot() *Snapshot {
 	s.rev++
 	snap := &Snapshot{Rev: s.rev, Node: s.node, Ports: s.ports, Triggered: s.triggered}
 	s.triggered = nil
-	for _, b := range s.built {
+	for _, b := range s.notable {
 		snap.Health = append(snap.Health, b.health...)
 		snap.Problems = append(snap.Problems, b.problems...)
 	}
@@ -199,6 +201,7 @@ func (s *Store) rebuild(n Name) {
 	v := s.services[n]
 	if v == nil {
 		delete(s.built, n)
+		delete(s.notable, n)
 		return
 	}
 	old := s.built[n]
@@ -212,4 +215,7 @@ func (s *Store) rebuild(n Name) {
 		}
 	}
 	s.built[n] = b
+	if delete(s.notable, n); len(b.health)+len(b.problems) > 0 {
+		s.notable[n] = b
+	}
 }

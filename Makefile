@@ -1,0 +1,45 @@
+# The targets are what CI runs; there is nothing else to know.
+GO      ?= $(shell .ci/go 2>/dev/null || echo go)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+BIN      = bin/fairlead
+
+.DEFAULT_GOAL := help
+
+help: ## print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what is missing, on Debian or Ubuntu as root
+	@.ci/deps
+
+build: deps ## build bin/fairlead
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/fairlead
+
+demo: build ## a small cluster of network namespaces, with Services that answer (root)
+	$(GO) run ./e2e/demo -fairlead $(BIN)
+
+check: deps ## vet, staticcheck and the house rules; no root
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -run 'House' ./cmd/fairlead
+
+unit: deps ## unit, golden, oracle and walk tests under the race detector; no root
+	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
+
+e2e: build ## real packets, real API server (root; builds etcd and kube-apiserver once)
+	FAIRLEAD=$(abspath $(BIN)) $(GO) test -timeout 60m -count=1 ./e2e/...
+
+test: check unit e2e ## everything that proves it (root)
+
+golden: ## rewrite the golden plans; read the difference before you commit it
+	$(GO) test ./iptables -run Golden -update
+
+bench: build ## against kube-proxy of the same Kubernetes version, in one run (root, long)
+	$(GO) run ./e2e/bench -fairlead $(BIN)
+
+fuzz: ## a minute of each fuzz target
+	@for p in $$(grep -rl 'func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
+	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
+
+.PHONY: help deps build demo check unit e2e test golden bench fuzz

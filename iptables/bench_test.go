@@ -1,0 +1,115 @@
+package iptables
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// large returns a Store with n Services of k endpoints each, and a function that
+// moves one endpoint of one of them.
+func large(n, k int) (*service.Store, func(i int)) {
+	st := service.NewStore()
+	st.SetNode(service.Node{
+		Name:      "n1",
+		Pods:      service.Detector{Prefixes: [2]netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}},
+		PortAddrs: [2][]netip.Prefix{{netip.MustParsePrefix("0.0.0.0/0")}},
+	})
+	set := func(i, shift int) {
+		name := service.Name{Namespace: "default", Name: fmt.Sprintf("svc-%05d", i)}
+		sl := &service.Slice{
+			Service: name, Name: name.Name, Family: service.IPv4,
+			Ports: []service.SlicePort{{Name: "http", Protocol: service.TCP, Port: 8080}},
+		}
+		for j := range k {
+			m := i*k + j + shift*(j/(k-1))
+			sl.Endpoints = append(sl.Endpoints, service.SliceEndpoint{
+				Addr: netip.AddrFrom4([4]byte{10, byte(128 + m>>16), byte(m >> 8), byte(m)}), Ready: true, Serving: true,
+			})
+		}
+		st.SetSlice(sl)
+	}
+	for i := range n {
+		st.SetService(&service.Service{
+			Name:       service.Name{Namespace: "default", Name: fmt.Sprintf("svc-%05d", i)},
+			ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})},
+			Families:   []service.Family{service.IPv4},
+			Ports:      []service.ServicePort{{Name: "http", Protocol: service.TCP, Port: 80}},
+		})
+		set(i, 0)
+	}
+	moved := make(map[int]int)
+	return st, func(i int) {
+		moved[i]++
+		set(i, 100000+moved[i])
+	}
+}
+
+func BenchmarkPlan(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) {
+			st, _ := large(n, 5)
+			snap := st.Snapshot()
+			b.ReportAllocs()
+			for b.Loop() {
+				Plan(snap, DefaultConfig(), xt.IPv4)
+			}
+		})
+	}
+}
+
+// BenchmarkAdvance is what one changed endpoint costs, from the slice to the
+// text for iptables-restore.
+func BenchmarkAdvance(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) {
+			st, move := large(n, 5)
+			snap := st.Snapshot()
+			plan := newState(DefaultConfig(), xt.IPv4, &snap.Node)
+			plan.advance(nil, snap)
+			var text []byte
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				move(i % n)
+				next := st.Snapshot()
+				d := plan.advance(snap, next)
+				snap = next
+				var err error
+				if text, err = d.restore(xt.IPv4).AppendText(text[:0]); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(len(text)), "text-bytes")
+		})
+	}
+}
+
+// TestLargeMemory bounds what is remembered of 10,000 Services of 5 endpoints.
+func TestLargeMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("large")
+	}
+	st, _ := large(10000, 5)
+	snap := st.Snapshot()
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	plan := newState(DefaultConfig(), xt.IPv4, &snap.Node)
+	plan.advance(nil, snap)
+	got := int64(heap()-before) >> 20
+	t.Logf("%d MiB for the state, %d MiB for the Store and Snapshot and all else", got, before>>20)
+	if got > 40 {
+		t.Errorf("got %d MiB, want at most 40", got)
+	}
+	runtime.KeepAlive(plan)
+	runtime.KeepAlive(st)
+}

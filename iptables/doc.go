@@ -1,0 +1,59 @@
+// Package iptables puts Snapshots in force with iptables, legacy or nft.
+//
+// # Chains
+//
+// All of ours begin with FL-; the built-in chains hold one unconditional jump
+// each, at their head.
+//
+//	nat  PREROUTING ─┐
+//	nat  OUTPUT ─────┴► FL-SERVICES ─┬► FL-T-<prefix> ─► … ─► [FL-A-x] ─► FL-F-x
+//	                                 └► FL-NODEPORTS ─► FL-N-<prefix> ──►   │
+//	                                    (local destinations)               ▼
+//	              FL-MARK ◄─ callers to be masqueraded ─────────────── FL-F-x
+//	                                                                       │ by Origin
+//	                                            FL-E-x ◄─ one of ─ FL-P-x ◄┘
+//	                                            DNAT
+//	nat  POSTROUTING ─► FL-POSTROUTING: what is marked is masqueraded
+//
+//	filter INPUT   ─► FL-INPUT   ─► FL-HEALTH, FL-SERVICES, FL-NODEPORTS
+//	filter FORWARD ─► FL-FORWARD ─► FL-SERVICES
+//	filter OUTPUT  ─► FL-OUTPUT  ─► FL-SERVICES ─► FL-T-<prefix>: REJECT or DROP
+//
+// A new connection meets nat first. FL-T chains are a tree over the bits of the
+// address ([tree]); its leaves go to the chain of a frontend, FL-F, through FL-A
+// where only some callers are allowed. FL-F holds the Routes: which pool for
+// which Origin, and whether to mark. FL-P picks an endpoint; FL-E translates.
+//
+// A packet that comes out of nat untranslated, and is addressed to one of our
+// frontends all the same, is one that no Route forwards. The filter table has a
+// tree of its own for those: REJECT where nothing serves the frontend, DROP where
+// only this caller is not served, and REJECT for whatever else is sent to a
+// cluster IP, which would leave by the default route otherwise.
+//
+// # Who writes what, when
+//
+// FL-P and FL-E are named by their contents: a chain that is there is right, and
+// is never rewritten. A Service with a changed endpoint gets a new FL-P beside
+// the old one, then FL-F is swung to it, then the old one goes, all in one
+// transaction of the nat table. FL-E keeps its name from pool to pool, and with
+// it the list of clients that session affinity remembers. FL-F, FL-A and the
+// trees are named by what they are for and rewritten in place.
+//
+// iptables-restore commits table by table. Filter goes first when it only gains
+// rules and last when it loses some, so that no packet finds itself between the
+// tables: see [delta].
+//
+// # Limits
+//
+// Session affinity is kept by xt_recent, which remembers 100 clients for each
+// endpoint unless the module was loaded with a larger ip_list_tot; the client
+// not seen for longest is forgotten first. nf_tables refuses rulesets in which a
+// packet could be nested in more than 16 chains; the deepest way here is 15.
+//
+// # Review notes
+//
+// Does a new chain name follow from its contents, or is it rewritten in place,
+// and does [contentNamed] know? Is a chain written before something jumps to it
+// and removed after nothing does? Does the evaluator in xt know the new match,
+// so that the oracle test covers it?
+package iptables

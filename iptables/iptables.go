@@ -1,0 +1,257 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A Dataplane puts Snapshots in force with iptables, in one or both families. It
+// implements [service.Dataplane]. It remembers what it last committed and writes
+// only what differs; it reads the kernel at the first Sync, after an error, and
+// in Audit.
+type Dataplane struct {
+	cfg     Config
+	run     xt.Runner
+	log     *slog.Logger
+	metrics *Metrics
+	planes  []*plane
+}
+
+// A plane is one family of a Dataplane.
+type plane struct {
+	*Dataplane
+	family xt.Family
+
+	last  *service.Snapshot // what is in force; nil if unsure
+	state *state            // for last
+
+	// sums are fingerprints of chains as an Audit found them, of chains that
+	// were not written since. They tell an edited chain from ours.
+	sums map[xt.ChainRef]uint64
+
+	auditDue time.Time // when the tables may be read again
+}
+
+// New returns a Dataplane that has not touched the kernel yet. The metrics may be
+// nil.
+func New(cfg Config, run xt.Runner, m *Metrics) (*Dataplane, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		return nil, errors.New("iptables: Config.Log is required")
+	}
+	d := &Dataplane{cfg: cfg, run: run, log: cfg.Log, metrics: m}
+	for _, f := range cfg.families() {
+		d.planes = append(d.planes, &plane{Dataplane: d, family: f})
+	}
+	return d, nil
+}
+
+// Sync implements [service.Dataplane]. The families are independent: when one
+// fails, the other is in force all the same.
+func (d *Dataplane) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
+	return d.each(func(p *plane) (service.Report, error) { return p.sync(ctx, snap) })
+}
+
+// Audit implements [service.Dataplane]. Each call checks the hooks and the few
+// chains everything passes; the tables as a whole are read only as often as
+// keeps that below two per cent of the time.
+func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
+	return d.each(func(p *plane) (service.Report, error) { return p.audit(ctx) })
+}
+
+func (d *Dataplane) each(do func(*plane) (service.Report, error)) (service.Report, error) {
+	var total service.Report
+	var errs []error
+	for _, p := range d.planes {
+		r, err := do(p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("iptables %s: %w", p.family, err))
+		}
+		total.Resynced = total.Resynced || r.Resynced
+		total.Repaired = total.Repaired || r.Repaired
+		total.Added += r.Added
+		total.Changed += r.Changed
+		total.Removed += r.Removed
+	}
+	return total, errors.Join(errs...)
+}
+
+// Cleanup implements [service.Dataplane]. It removes every chain of ours, also
+// those of an earlier process, and every jump to them.
+func (d *Dataplane) Cleanup(ctx context.Context) error {
+	_, err := d.each(func(p *plane) (service.Report, error) {
+		p.forget()
+		have, err := d.run.Save(ctx, p.family)
+		if err != nil {
+			return service.Report{}, fmt.Errorf("read tables: %w", err)
+		}
+		return service.Report{}, d.run.Restore(ctx, xt.Diff(have, &xt.Ruleset{Family: p.family}, nil))
+	})
+	return err
+}
+
+func (p *plane) forget() { p.last, p.state, p.sums = nil, nil, nil }
+
+// sync writes the difference to what is in force, or everything the kernel does
+// not have yet if that is not known.
+func (p *plane) sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
+	if p.state == nil || !p.state.renders(&snap.Node) {
+		return p.resync(ctx, snap, nil)
+	}
+	d := p.state.advance(p.last, snap)
+	p.last = snap
+	if err := p.commit(ctx, d.restore(p.family)); err != nil {
+		return service.Report{}, err
+	}
+	for ref := range d.write {
+		delete(p.sums, ref)
+	}
+	for _, ref := range d.remove {
+		delete(p.sums, ref)
+	}
+	p.metrics.synced(p.family, p.state.totals, d)
+	return service.Report{Added: d.added, Changed: len(d.write) - d.added, Removed: len(d.remove)}, nil
+}
+
+// resync reads the kernel and writes what differs from the plan for snap. Chains
+// named by their contents are trusted unless doubt says otherwise.
+func (p *plane) resync(ctx context.Context, snap *service.Snapshot, doubt func(chain string) bool) (service.Report, error) {
+	p.forget()
+	have, err := p.run.Save(ctx, p.family)
+	if err != nil {
+		return service.Report{}, fmt.Errorf("read tables: %w", err)
+	}
+	st := newState(p.cfg, p.family, &snap.Node)
+	d := st.advance(nil, snap)
+	want := &xt.Ruleset{Family: p.family, Chains: d.write, Hooks: hooks()}
+	r := xt.Diff(have, want, func(chain string) bool {
+		return contentNamed(chain) && (doubt == nil || !doubt(chain))
+	})
+	if err := p.commit(ctx, r); err != nil {
+		return service.Report{}, err
+	}
+	p.last, p.state = snap, st
+	p.metrics.synced(p.family, st.totals, d)
+	return tally(r, have), nil
+}
+
+// commit applies r; after a failure nothing is known of the kernel.
+func (p *plane) commit(ctx context.Context, r *xt.Restore) error {
+	if r.Empty() {
+		return nil
+	}
+	if err := p.run.Restore(ctx, r); err != nil {
+		p.metrics.failed(p.family, p.state != nil)
+		p.forget()
+		return fmt.Errorf("write tables: %w", err)
+	}
+	return nil
+}
+
+// tally counts what a restore did to a kernel that held have.
+func tally(r *xt.Restore, have *xt.State) service.Report {
+	out := service.Report{Resynced: true}
+	for _, t := range r.Tables {
+		out.Removed += len(t.Delete)
+		for _, c := range t.Write {
+			if _, ok := have.Chains[xt.ChainRef{Table: t.Table, Name: c.Name}]; ok {
+				out.Changed++
+			} else {
+				out.Added++
+			}
+		}
+	}
+	return out
+}
+
+// auditShare is how much longer than a reading of the tables the pause after it
+// must be.
+const auditShare = 50
+
+func (p *plane) audit(ctx context.Context) (service.Report, error) {
+	if p.state == nil {
+		return service.Report{}, nil
+	}
+	intact, err := p.run.Probe(ctx, p.family, hooks(), p.sentinels())
+	if err != nil {
+		return service.Report{}, fmt.Errorf("probe tables: %w", err)
+	}
+	if intact && time.Now().Before(p.auditDue) {
+		return service.Report{}, nil
+	}
+	begin := time.Now()
+	have, err := p.run.Save(ctx, p.family)
+	if err != nil {
+		return service.Report{}, fmt.Errorf("read tables: %w", err)
+	}
+	p.auditDue = time.Now().Add(auditShare * time.Since(begin))
+	bad := p.damage(have)
+	if len(bad) == 0 && hooked(have) {
+		p.sums = sums(have)
+		return service.Report{}, nil
+	}
+	p.log.Warn("the tables differ from what was written; repairing", "family", p.family, "chains", len(bad), "hooked", hooked(have))
+	r, err := p.resync(ctx, p.last, func(chain string) bool { return bad[xt.ChainRef{Table: xt.NAT, Name: chain}] })
+	r.Repaired = err == nil
+	return r, err
+}
+
+// sentinels are the chains that every packet of ours passes, whose loss a flush
+// of the tables cannot avoid.
+func (p *plane) sentinels() map[xt.ChainRef]int {
+	out := make(map[xt.ChainRef]int)
+	for _, name := range []string{chainServices, chainNodePorts, chainMark, chainPostrouting} {
+		ref := xt.ChainRef{Table: xt.NAT, Name: name}
+		out[ref] = len(p.state.fixed[ref])
+	}
+	for _, name := range []string{chainServices, chainNodePorts, chainInput, chainForward, chainOutput} {
+		ref := xt.ChainRef{Table: xt.Filter, Name: name}
+		out[ref] = len(p.state.fixed[ref])
+	}
+	return out
+}
+
+// damage returns the chains that are not as they were written, are missing, or
+// are not ours although they bear our name.
+func (p *plane) damage(have *xt.State) map[xt.ChainRef]bool {
+	bad := make(map[xt.ChainRef]bool)
+	want := p.state.chains()
+	for ref, rules := range want {
+		got, ok := have.Chains[ref]
+		sum, known := p.sums[ref]
+		if !ok || got.Rules != rules || known && sum != got.Sum {
+			bad[ref] = true
+		}
+	}
+	for ref := range have.Chains {
+		if _, ok := want[ref]; !ok {
+			bad[ref] = true
+		}
+	}
+	return bad
+}
+
+func hooked(have *xt.State) bool {
+	want := make(map[xt.Hook]int)
+	for _, h := range hooks() {
+		want[h] = 1
+	}
+	return maps.Equal(have.Hooks, want)
+}
+
+func sums(have *xt.State) map[xt.ChainRef]uint64 {
+	out := make(map[xt.ChainRef]uint64, len(have.Chains))
+	for ref, c := range have.Chains {
+		out[ref] = c.Sum
+	}
+	return out
+}

@@ -1,0 +1,205 @@
+package iptables
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/servicetest"
+)
+
+func testConfig() Config {
+	cfg := DefaultConfig()
+	cfg.Log = slog.New(slog.DiscardHandler)
+	return cfg
+}
+
+func newDataplane(t testing.TB, run xt.Runner) *Dataplane {
+	t.Helper()
+	d, err := New(testConfig(), run, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestGolden(t *testing.T) {
+	for _, f := range []xt.Family{xt.IPv4, xt.IPv6} {
+		t.Run(f.String(), func(t *testing.T) {
+			servicetest.Golden(t, "testdata/"+strings.ToLower(f.String()), func(snap *service.Snapshot) ([]byte, error) {
+				return Plan(snap, DefaultConfig(), f).AppendText(nil)
+			})
+		})
+	}
+}
+
+var errInjected = errors.New("injected")
+
+func TestWalk(t *testing.T) {
+	kernel := xt.NewFake()
+	rng := rand.New(rand.NewPCG(1, 1))
+	servicetest.Walk(t, newDataplane(t, kernel),
+		func(p float64) {
+			kernel.Fail = func(op string) error {
+				if rng.Float64() < p {
+					return fmt.Errorf("%s: %w", op, errInjected)
+				}
+				return nil
+			}
+		},
+		func() []byte { return []byte(kernel.Dump()) },
+		func(snap *service.Snapshot) []byte {
+			empty := xt.NewFake()
+			if _, err := newDataplane(t, empty).Sync(t.Context(), snap); err != nil {
+				t.Fatal(err)
+			}
+			return []byte(empty.Dump())
+		})
+}
+
+// TestOneChangeIsSmall shows that the work is in proportion to the change, and
+// that the kernel is not read for it.
+func TestOneChangeIsSmall(t *testing.T) {
+	kernel := xt.NewFake()
+	d := newDataplane(t, kernel)
+	st, move := large(1000, 5)
+	sync := func() service.Report {
+		t.Helper()
+		r, err := d.Sync(t.Context(), st.Snapshot())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	sync()
+	kernel.ResetStats()
+	move(500)
+	r := sync()
+	// One endpoint: its chain, the pool that holds it, the frontend that goes there.
+	if r.Added != 2 || r.Changed != 1 || r.Removed != 2 || r.Resynced {
+		t.Errorf("got %+v, want 2 chains added, 1 changed, 2 removed", r)
+	}
+	if got := kernel.Stats(); got.Saves != 0 || got.Chains != 3 || got.Tables != 1 {
+		t.Errorf("got %+v, want 3 chains in 1 table and nothing read", got)
+	}
+	kernel.ResetStats()
+	sync()
+	if got := kernel.Stats(); got.Restores != 0 || got.Saves != 0 {
+		t.Errorf("got %+v for no change, want nothing", got)
+	}
+}
+
+// TestAdopt starts a second Dataplane on what the first has left.
+func TestAdopt(t *testing.T) {
+	kernel := xt.NewFake()
+	st, move := large(100, 20)
+	snap := st.Snapshot()
+	if _, err := newDataplane(t, kernel).Sync(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	want := kernel.Dump()
+	kernel.ResetStats()
+	if _, err := newDataplane(t, kernel).Sync(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	if got := kernel.Dump(); got != want {
+		t.Error("the second Dataplane changed what was right")
+	}
+	// Frontends and trees are written again; the pools and endpoints, which
+	// are nearly everything, are trusted by their names.
+	if got := kernel.Stats(); got.Rules > 1000 || got.Deleted != 0 {
+		t.Errorf("got %+v, want at most 1000 of the more than 5000 rules written again", got)
+	}
+	move(3)
+	if _, err := newDataplane(t, kernel).Sync(t.Context(), st.Snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	if got := kernel.Stats(); got.Deleted == 0 {
+		t.Error("the third Dataplane did not remove what only the second needed")
+	}
+}
+
+func TestAuditRepairs(t *testing.T) {
+	vip := netip.MustParseAddr("10.96.0.7")
+	tampers := map[string]func(*xt.Fake){
+		"flush of nat":    func(k *xt.Fake) { k.Flush(xt.IPv4, xt.NAT) },
+		"flush of filter": func(k *xt.Fake) { k.Flush(xt.IPv4, xt.Filter) },
+		"hook removed":    func(k *xt.Fake) { k.RemoveRule(xt.IPv4, xt.NAT, "PREROUTING", 0) },
+		"rule removed":    func(k *xt.Fake) { k.RemoveRule(xt.IPv4, xt.NAT, chainPostrouting, 0) },
+		"hook behind a foreign rule": func(k *xt.Fake) {
+			k.RemoveRule(xt.IPv4, xt.Filter, "FORWARD", 0)
+			if err := k.AddForeign(xt.IPv4, xt.Filter, "-A FORWARD -j ACCEPT"); err != nil {
+				t.Error(err)
+			}
+		},
+	}
+	for name, tamper := range tampers {
+		t.Run(name, func(t *testing.T) {
+			kernel := xt.NewFake()
+			d := newDataplane(t, kernel)
+			st, _ := large(50, 3)
+			snap := st.Snapshot()
+			if _, err := d.Sync(t.Context(), snap); err != nil {
+				t.Fatal(err)
+			}
+			if r, err := d.Audit(t.Context()); err != nil || r.Repaired {
+				t.Fatalf("audit of an intact kernel: %+v, %v", r, err)
+			}
+			want := ours(kernel.Dump())
+			tamper(kernel)
+			if ours(kernel.Dump()) == want {
+				t.Fatal("nothing was tampered with")
+			}
+			r, err := d.Audit(t.Context())
+			if err != nil || !r.Repaired {
+				t.Errorf("audit: %+v, %v; want a repair", r, err)
+			}
+			if got := ours(kernel.Dump()); got != want {
+				t.Errorf("after the repair for %v\n%s\nwant\n%s", vip, got, want)
+			}
+		})
+	}
+}
+
+// ours leaves out of a dump what a test added for somebody else.
+func ours(dump string) string {
+	var out []string
+	for line := range strings.Lines(dump) {
+		if !strings.Contains(line, "-A FORWARD -j ACCEPT") {
+			out = append(out, line)
+		}
+	}
+	return strings.Join(out, "")
+}
+
+func TestConfigValidate(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(*Config)
+		want string
+	}{
+		{"defaults", func(*Config) {}, ""},
+		{"bit too high", func(c *Config) { c.MasqueradeBit = 32 }, "iptables.masqueradeBit: 32 is not between 0 and 31"},
+		{"bit negative", func(c *Config) { c.MasqueradeBit = -1 }, "iptables.masqueradeBit: -1 is not between 0 and 31"},
+		{"no such family", func(c *Config) { c.Families = []xt.Family{7} }, "iptables.families: 7 is no address family"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			tt.edit(&cfg)
+			got := ""
+			if err := cfg.Validate(); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

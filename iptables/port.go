@@ -1,0 +1,293 @@
+package iptables
+
+import (
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A planner renders Ports for one family. It is pure.
+type planner struct {
+	cfg    Config
+	family xt.Family
+	node   *service.Node
+}
+
+// A portPlan is what one Port needs of the kernel. Chains are in the nat table.
+type portPlan struct {
+	chains []xt.Chain // frontends, pools and endpoints; a name may come twice with the same rules
+	nat    []*entry   // where its frontends are entered
+	filter []*entry   // what to do with packets that nat left alone
+	ports  []*entry   // as nat, for node ports
+	closed []*entry   // as filter, for node ports
+}
+
+// port renders one Port.
+func (pl *planner) port(p *service.Port) *portPlan {
+	out := &portPlan{}
+	for i := range p.Frontends {
+		pl.frontend(p, &p.Frontends[i], out)
+	}
+	return out
+}
+
+// frontend adds one frontend: a leaf rule that enters its chain, the chain, the
+// pools behind it, and in filter what happens to those it does not forward.
+func (pl *planner) frontend(p *service.Port, fe *service.Frontend, out *portPlan) {
+	e := entry{protocol: p.ID.Protocol, port: fe.Addr.Port(), comment: comment(p, fe)}
+	nat, filter := &out.nat, &out.filter
+	if fe.Kind == service.NodePort {
+		nat, filter = &out.ports, &out.closed
+		e.key = portKey(e.protocol, e.port)
+	} else {
+		e.addr = fe.Addr.Addr()
+		e.key = addrKey(e.addr)
+	}
+	if forwards(fe) {
+		enter := e
+		enter.target = xt.Goto{Chain: pl.entrance(p, fe, out)}
+		*nat = append(*nat, &enter)
+	}
+	switch fe.Leftover() {
+	case service.Reject:
+		if fe.Kind != service.ClusterIP { // the rest entry below does it
+			refuse := e
+			refuse.target = xt.Reject{}
+			*filter = append(*filter, &refuse)
+		}
+	case service.Drop:
+		lose := e
+		lose.target = xt.DropPacket{}
+		*filter = append(*filter, &lose)
+	}
+	if fe.Kind == service.ClusterIP {
+		*filter = append(*filter, &entry{
+			key: e.key, addr: e.addr, rest: true,
+			target: xt.Reject{}, comment: p.ID.Service.String() + " has no such port",
+		})
+	}
+}
+
+func comment(p *service.Port, fe *service.Frontend) string {
+	s := p.ID.Service.String()
+	if p.ID.Port != "" {
+		s += ":" + p.ID.Port
+	}
+	return s + " " + fe.Kind.String()
+}
+
+func forwards(fe *service.Frontend) bool {
+	for i := range fe.Routes {
+		if fe.Routes[i].Verdict == service.Forward {
+			return true
+		}
+	}
+	return false
+}
+
+// entrance returns the chain that packets to fe enter, after adding it: the
+// frontend's own, or one before it that lets only allowed callers through.
+// Others return, and the filter table drops them.
+func (pl *planner) entrance(p *service.Port, fe *service.Frontend, out *portPlan) string {
+	name := frontendName(prefixFrontend, p.ID, fe)
+	out.chains = append(out.chains, xt.Chain{Name: name, Rules: pl.routes(p, fe, out)})
+	if fe.Sources == nil {
+		return name
+	}
+	allowed := xt.Chain{Name: frontendName(prefixAllowed, p.ID, fe)}
+	for _, src := range fe.Sources {
+		allowed.Rules = append(allowed.Rules, xt.Rule{
+			Match:  []xt.Match{xt.Source{Prefix: src}},
+			Target: xt.Goto{Chain: name},
+		})
+	}
+	out.chains = append(out.chains, allowed)
+	return allowed.Name
+}
+
+// routes renders the three Routes of a frontend in as few rules as they allow.
+func (pl *planner) routes(p *service.Port, fe *service.Frontend, out *portPlan) []xt.Rule {
+	pod, host, outside := fe.Routes[service.FromPod], fe.Routes[service.FromHost], fe.Routes[service.FromOutside]
+	detects := pl.node.Pods.Detects(p.ID.Family)
+	hostDiffers := !sameRoute(host, outside)
+	if detects && !hostDiffers && outside.Masquerade && !pod.Masquerade && sameTarget(pod, outside) {
+		// The common cluster IP: everyone but pods is masqueraded.
+		mark := xt.Rule{Match: pl.fromPod(true), Target: xt.Jump{Chain: chainMark}}
+		return append([]xt.Rule{mark}, pl.forward(p, nil, pod, out)...)
+	}
+	var rules []xt.Rule
+	if detects && (!sameRoute(pod, outside) || hostDiffers && !sameRoute(pod, host)) {
+		rules = pl.forward(p, pl.fromPod(false), pod, out)
+	}
+	if hostDiffers {
+		rules = append(rules, pl.forward(p, []xt.Match{xt.SrcType{}}, host, out)...)
+	}
+	if outside.Verdict == service.Forward {
+		rules = append(rules, pl.forward(p, nil, outside, out)...)
+	}
+	return rules
+}
+
+func sameRoute(a, b service.Route) bool {
+	return sameTarget(a, b) && a.Masquerade == b.Masquerade
+}
+
+func sameTarget(a, b service.Route) bool {
+	return a.Verdict == b.Verdict && slices.Equal(a.Pool, b.Pool)
+}
+
+// fromPod matches packets from pods on this node, or with not all others.
+func (pl *planner) fromPod(not bool) []xt.Match {
+	d := pl.node.Pods
+	if d.Interface == "" {
+		return []xt.Match{xt.Source{Prefix: d.Prefixes[pl.family], Not: not}}
+	}
+	name := d.Interface
+	if d.IsPrefix {
+		name += "+"
+	}
+	return []xt.Match{xt.InIface{Name: name, Not: not}}
+}
+
+// forward renders one Route for the packets that match. Where nothing may be
+// reached they return, still addressed to the frontend, to what the filter table
+// does with them.
+func (pl *planner) forward(p *service.Port, match []xt.Match, r service.Route, out *portPlan) []xt.Rule {
+	if r.Verdict != service.Forward {
+		return []xt.Rule{{Match: match, Target: xt.Return{}}}
+	}
+	var rules []xt.Rule
+	if r.Masquerade {
+		rules = append(rules, xt.Rule{Match: match, Target: xt.Jump{Chain: chainMark}})
+	}
+	return append(rules, xt.Rule{Match: match, Target: xt.Goto{Chain: pl.pool(p, r.Pool, out)}})
+}
+
+// directPool is how many endpoints a pool chain picks from itself. A longer walk
+// costs every new connection; see perf notes in doc.go.
+const directPool = 16
+
+// pool adds the chains for a pool and returns the name of the first.
+func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) string {
+	parts := []string{p.ID.Protocol.String()}
+	if p.Affinity > 0 {
+		parts = append(parts, p.ID.String(), seconds(p.Affinity))
+	}
+	for _, ep := range pool {
+		parts = append(parts, ep.Addr.String())
+	}
+	chain := xt.Chain{Name: hashed(prefixPool, parts...)}
+	if slices.ContainsFunc(out.chains, func(c xt.Chain) bool { return c.Name == chain.Name }) {
+		return chain.Name
+	}
+	for _, ep := range pool {
+		out.chains = append(out.chains, pl.endpoint(p, ep))
+		if p.Affinity > 0 {
+			name := endpointName(p, ep)
+			chain.Rules = append(chain.Rules, xt.Rule{
+				Match:  []xt.Match{xt.RecentCheck{Name: name, Seconds: int(p.Affinity / time.Second)}},
+				Target: xt.Goto{Chain: name},
+			})
+		}
+	}
+	if len(pool) <= directPool {
+		chain.Rules = append(chain.Rules, pick(p, pool)...)
+	} else {
+		chain.Rules = append(chain.Rules, groups(p, pool, out)...)
+	}
+	out.chains = append(out.chains, chain)
+	return chain.Name
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
+
+// pick renders the choice of one endpoint of a pool, each with equal chance.
+func pick(p *service.Port, pool service.Pool) []xt.Rule {
+	rules := make([]xt.Rule, 0, len(pool))
+	for i, ep := range pool {
+		rules = append(rules, share(1, len(pool)-i, endpointName(p, ep)))
+	}
+	return rules
+}
+
+// share goes to chain with the chance of weight in total.
+func share(weight, total int, chain string) xt.Rule {
+	r := xt.Rule{Target: xt.Goto{Chain: chain}}
+	if weight < total {
+		r.Match = []xt.Match{xt.Random{P: float64(weight) / float64(total)}}
+	}
+	return r
+}
+
+// groups renders the choice in two steps, first of a group and then within it, so
+// that both steps grow with the square root of the pool. An endpoint's group
+// follows from its address, so that a change of one endpoint changes one group.
+func groups(p *service.Port, pool service.Pool, out *portPlan) []xt.Rule {
+	n := 1 << ((bits.Len(uint(len(pool))) + 1) / 2)
+	byGroup := make([]service.Pool, n)
+	for _, ep := range pool {
+		g := groupOf(ep.Addr, n)
+		byGroup[g] = append(byGroup[g], ep)
+	}
+	left := len(pool)
+	var rules []xt.Rule
+	for _, group := range byGroup {
+		if len(group) == 0 {
+			continue
+		}
+		parts := []string{"group", p.ID.Protocol.String()}
+		if p.Affinity > 0 {
+			parts = append(parts, p.ID.String())
+		}
+		for _, ep := range group {
+			parts = append(parts, ep.Addr.String())
+		}
+		name := hashed(prefixPool, parts...)
+		out.chains = append(out.chains, xt.Chain{Name: name, Rules: pick(p, group)})
+		rules = append(rules, share(len(group), left, name))
+		left -= len(group)
+	}
+	return rules
+}
+
+// groupOf spreads endpoints over n groups, n a power of two. Pods of a Service
+// differ mostly in the last bytes of the address.
+func groupOf(a netip.AddrPort, n int) int {
+	h := uint32(2166136261) // FNV-1a
+	raw := a.Addr().As16()
+	for _, b := range append(raw[:], byte(a.Port()>>8), byte(a.Port())) {
+		h = (h ^ uint32(b)) * 16777619
+	}
+	return int(h^h>>16) & (n - 1)
+}
+
+// endpoint renders the chain of one endpoint: a connection back to its own
+// caller is masqueraded, and the client remembered where affinity is asked for.
+func (pl *planner) endpoint(p *service.Port, ep service.Endpoint) xt.Chain {
+	name := endpointName(p, ep)
+	match := []xt.Match{xt.Proto{Protocol: protocol(p.ID.Protocol)}}
+	if p.Affinity > 0 {
+		match = append(match, xt.RecentSet{Name: name})
+	}
+	self := netip.PrefixFrom(ep.Addr.Addr(), ep.Addr.Addr().BitLen())
+	return xt.Chain{Name: name, Rules: []xt.Rule{
+		{Match: []xt.Match{xt.Source{Prefix: self}}, Target: xt.Jump{Chain: chainMark}},
+		{Match: match, Target: xt.DNAT{To: ep.Addr}},
+	}}
+}
+
+func protocol(p service.Protocol) xt.Protocol {
+	switch p {
+	case service.UDP:
+		return xt.UDP
+	case service.SCTP:
+		return xt.SCTP
+	default:
+		return xt.TCP
+	}
+}

@@ -1,0 +1,280 @@
+package iptables
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A state is what we want, or believe to be, in the kernel in one family: enough
+// to say what the next Snapshot changes, without the rules of the many chains
+// that never change.
+type state struct {
+	planner
+	plans map[*service.Port]*memo
+
+	// pieces are the chains of Ports, all in the nat table.
+	pieces map[string]piece
+
+	// fixed holds the rules of chains that are rewritten in place: frontends,
+	// and those that are not a Port's.
+	fixed map[xt.ChainRef][]xt.Rule
+
+	nat, filter, ports, closed *tree
+	branches                   map[xt.ChainRef]int // chains of the trees, with their number of rules
+
+	totals map[xt.Table]int // rules in all chains
+}
+
+// A memo is what a Port needs, less the rules.
+type memo struct {
+	chains []string // sorted, each once
+	nat    []*entry
+	filter []*entry
+	ports  []*entry
+	closed []*entry
+}
+
+// A piece is a chain that Ports share.
+type piece struct {
+	users int // Ports that need it
+	rules int // how many rules it has
+}
+
+// A delta is what a step from one Snapshot to the next asks of the kernel.
+type delta struct {
+	write  map[xt.ChainRef][]xt.Rule
+	remove []xt.ChainRef // sorted
+	added  int           // chains in write that are new
+
+	// filterFirst says which table to commit first. Where filter only gains
+	// rules it goes first, so that a Service that loses its last endpoint is
+	// refused before its translation goes; where it loses some it goes last, so
+	// that a Service that gains one is translated before it is let through.
+	filterFirst bool
+}
+
+// rules returns how many rules d writes to a table.
+func (d *delta) rules(table xt.Table) int {
+	n := 0
+	for ref, rules := range d.write {
+		if ref.Table == table {
+			n += len(rules)
+		}
+	}
+	return n
+}
+
+// restore returns d as one run of iptables-restore.
+func (d *delta) restore(f xt.Family) *xt.Restore {
+	order := []xt.Table{xt.NAT, xt.Filter}
+	if d.filterFirst {
+		slices.Reverse(order)
+	}
+	r := &xt.Restore{Family: f}
+	for _, table := range order {
+		t := xt.TableRestore{Table: table}
+		for _, ref := range slices.SortedFunc(maps.Keys(d.write), compareRefs) {
+			if ref.Table == table {
+				t.Write = append(t.Write, xt.Chain{Name: ref.Name, Rules: d.write[ref]})
+			}
+		}
+		for _, ref := range d.remove {
+			if ref.Table == table {
+				t.Delete = append(t.Delete, ref.Name)
+			}
+		}
+		if len(t.Write)+len(t.Delete) > 0 {
+			r.Tables = append(r.Tables, t)
+		}
+	}
+	return r
+}
+
+func newState(cfg Config, f xt.Family, node *service.Node) *state {
+	return &state{
+		planner:  planner{cfg: cfg, family: f, node: node},
+		plans:    make(map[*service.Port]*memo),
+		pieces:   make(map[string]piece),
+		fixed:    make(map[xt.ChainRef][]xt.Rule),
+		nat:      &tree{space: addrSpace(f)},
+		filter:   &tree{space: addrSpace(f)},
+		ports:    &tree{space: portSpace()},
+		closed:   &tree{space: portSpace()},
+		branches: make(map[xt.ChainRef]int),
+		totals:   make(map[xt.Table]int),
+	}
+}
+
+// renders reports whether Ports look the same on node as on the node of st, so
+// that what is known of them can be kept.
+func (st *state) renders(node *service.Node) bool {
+	return reflect.DeepEqual(st.node.Pods, node.Pods)
+}
+
+// A step gathers what differs between two Snapshots.
+type step struct {
+	users       map[string]int       // chain: change in the number of Ports that need it
+	rules       map[string][]xt.Rule // chains of new Ports
+	gone, added memo                 // entries only
+}
+
+// advance turns the state for prev, nil for none, into the state for snap, and
+// says what to change. It costs in proportion to what differs.
+func (st *state) advance(prev, snap *service.Snapshot) *delta {
+	s := step{users: make(map[string]int), rules: make(map[string][]xt.Rule)}
+	for old, port := range snap.Changed(prev) {
+		if id := cmp.Or(old, port).ID; xt.Family(id.Family) != st.family {
+			continue
+		}
+		st.replace(old, port, &s)
+	}
+	st.node = &snap.Node
+	d := &delta{
+		write:       make(map[xt.ChainRef][]xt.Rule),
+		filterFirst: len(s.gone.filter)+len(s.gone.closed) == 0,
+	}
+	st.updatePieces(&s, d)
+	st.nat = st.updateTree(xt.NAT, st.nat, s.gone.nat, s.added.nat, d)
+	st.filter = st.updateTree(xt.Filter, st.filter, s.gone.filter, s.added.filter, d)
+	st.ports = st.updateTree(xt.NAT, st.ports, s.gone.ports, s.added.ports, d)
+	st.closed = st.updateTree(xt.Filter, st.closed, s.gone.closed, s.added.closed, d)
+	for ref, rules := range st.static(snap) {
+		st.fix(ref, rules, d)
+	}
+	slices.SortFunc(d.remove, compareRefs)
+	return d
+}
+
+func compareRefs(a, b xt.ChainRef) int {
+	return cmp.Or(cmp.Compare(a.Table, b.Table), strings.Compare(a.Name, b.Name))
+}
+
+// replace notes what changes when port takes the place of old; either may be nil.
+func (st *state) replace(old, port *service.Port, s *step) {
+	was := st.plans[old]
+	delete(st.plans, old)
+	if was == nil {
+		was = &memo{}
+	}
+	now := &memo{}
+	if port != nil {
+		plan := st.port(port)
+		for _, c := range plan.chains {
+			now.chains = append(now.chains, c.Name)
+			s.rules[c.Name] = c.Rules
+		}
+		slices.Sort(now.chains)
+		now.chains = slices.Clip(slices.Compact(now.chains))
+		now.nat, now.filter, now.ports, now.closed = plan.nat, plan.filter, plan.ports, plan.closed
+		st.plans[port] = now
+	}
+	for _, name := range was.chains {
+		s.users[name]--
+	}
+	for _, name := range now.chains {
+		s.users[name]++
+	}
+	swap(&was.nat, &now.nat, &s.gone.nat, &s.added.nat)
+	swap(&was.filter, &now.filter, &s.gone.filter, &s.added.filter)
+	swap(&was.ports, &now.ports, &s.gone.ports, &s.added.ports)
+	swap(&was.closed, &now.closed, &s.gone.closed, &s.added.closed)
+}
+
+// swap notes entries that go and come, unless they are the same, as they are
+// when only endpoints changed.
+func swap(was, now, gone, added *[]*entry) {
+	if slices.EqualFunc(*was, *now, func(a, b *entry) bool { return *a == *b }) {
+		*now = *was
+		return
+	}
+	*gone = append(*gone, *was...)
+	*added = append(*added, *now...)
+}
+
+// updatePieces counts the users of chains anew and finds those to write and to
+// remove.
+func (st *state) updatePieces(s *step, d *delta) {
+	for name, change := range s.users {
+		ref := xt.ChainRef{Table: xt.NAT, Name: name}
+		p := st.pieces[name]
+		rules, fresh := s.rules[name]
+		switch before := p.users; {
+		case before+change == 0:
+			delete(st.pieces, name)
+			delete(st.fixed, ref)
+			if before > 0 {
+				d.remove = append(d.remove, ref)
+				st.totals[ref.Table] -= p.rules
+			}
+			continue
+		case !fresh:
+		case !contentNamed(name):
+			p.rules = len(rules)
+			st.fix(ref, rules, d)
+		case before == 0:
+			p.rules = len(rules)
+			d.put(ref, rules, true)
+			st.totals[ref.Table] += len(rules)
+		}
+		p.users += change
+		st.pieces[name] = p
+	}
+}
+
+// fix notes the rules of a chain that is rewritten in place when they change.
+func (st *state) fix(ref xt.ChainRef, rules []xt.Rule, d *delta) {
+	old, ok := st.fixed[ref]
+	if ok && reflect.DeepEqual(old, rules) {
+		return
+	}
+	st.fixed[ref] = rules
+	st.totals[ref.Table] += len(rules) - len(old)
+	d.put(ref, rules, !ok)
+}
+
+func (d *delta) put(ref xt.ChainRef, rules []xt.Rule, added bool) {
+	d.write[ref] = rules
+	if added {
+		d.added++
+	}
+}
+
+// updateTree replaces entries of a tree and notes the chains that this changes.
+func (st *state) updateTree(table xt.Table, t *tree, gone, added []*entry, d *delta) *tree {
+	if len(gone)+len(added) == 0 {
+		return t
+	}
+	next, write, remove := t.update(gone, added)
+	for name, rules := range write {
+		ref := xt.ChainRef{Table: table, Name: name}
+		was, ok := st.branches[ref]
+		st.branches[ref] = len(rules)
+		st.totals[table] += len(rules) - was
+		d.put(ref, rules, !ok)
+	}
+	for _, name := range remove {
+		ref := xt.ChainRef{Table: table, Name: name}
+		st.totals[table] -= st.branches[ref]
+		delete(st.branches, ref)
+		d.remove = append(d.remove, ref)
+	}
+	return next
+}
+
+// chains returns every chain of the state with its number of rules.
+func (st *state) chains() map[xt.ChainRef]int {
+	out := maps.Clone(st.branches)
+	for ref, rules := range st.fixed {
+		out[ref] = len(rules)
+	}
+	for name, p := range st.pieces {
+		out[xt.ChainRef{Table: xt.NAT, Name: name}] = p.rules
+	}
+	return out
+}

@@ -1,0 +1,103 @@
+package control
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// firstRetry is the pause after the first of a row of failures.
+const firstRetry = 100 * time.Millisecond
+
+// A pace decides when to sync and when to audit. Times are given to it, so that
+// it can be read, and tested, by itself.
+type pace struct {
+	cfg Config
+
+	released bool      // every source is complete
+	changed  time.Time // the first change not yet synced, or zero
+	rested   time.Time // no sync before
+	retry    time.Time // when to try again after a failure, or zero
+	backoff  time.Duration
+	audit    time.Time // the next audit, or zero before the first sync
+}
+
+// change notes that the Store has changed.
+func (p *pace) change(now time.Time) {
+	if p.changed.IsZero() {
+		p.changed = now
+	}
+}
+
+// release allows the first sync, which is due even if there is nothing.
+func (p *pace) release(now time.Time) {
+	p.released = true
+	p.changed = now
+}
+
+// begin notes that a sync begins, which covers every change so far.
+func (p *pace) begin() { p.changed = time.Time{} }
+
+// succeed notes that a sync took from start to end.
+func (p *pace) succeed(start, end time.Time) {
+	p.rest(start, end)
+	p.retry, p.backoff = time.Time{}, 0
+	if p.audit.IsZero() {
+		p.audited(end)
+	}
+}
+
+// fail notes that a sync or an audit failed.
+func (p *pace) fail(start, end time.Time) {
+	p.rest(start, end)
+	p.backoff = min(max(2*p.backoff, firstRetry), p.cfg.SyncPeriod)
+	p.retry = end.Add(p.backoff)
+}
+
+// audited notes that an audit ended. The next is a period away, more or less:
+// the nodes of a cluster start together and should not stay in step.
+func (p *pace) audited(end time.Time) {
+	p.audit = end.Add(time.Duration((0.9 + 0.2*rand.Float64()) * float64(p.cfg.SyncPeriod)))
+}
+
+// rest makes the next sync wait so long that syncing keeps to its share.
+func (p *pace) rest(start, end time.Time) {
+	wait := time.Duration(float64(end.Sub(start)) * (1/p.cfg.DutyCycle - 1))
+	wait = min(wait, p.cfg.MaxDelay)
+	if p.cfg.MinSyncPeriod > 0 {
+		wait = min(wait, p.cfg.MinSyncPeriod)
+	}
+	p.rested = end.Add(wait)
+}
+
+// nextSync returns when the next sync is due, if one is.
+func (p *pace) nextSync() (time.Time, bool) {
+	if !p.released || p.changed.IsZero() && p.retry.IsZero() {
+		return time.Time{}, false
+	}
+	at := p.retry
+	if !p.changed.IsZero() {
+		if soon := p.changed.Add(p.cfg.Coalesce); at.IsZero() || soon.Before(at) {
+			at = soon
+		}
+	}
+	if at.Before(p.rested) {
+		at = p.rested
+	}
+	return at, true
+}
+
+// nextAudit returns when the next audit is due, if one is. After a failure there
+// is none: the sync that follows reads the kernel anyway.
+func (p *pace) nextAudit() (time.Time, bool) {
+	return p.audit, !p.audit.IsZero() && p.retry.IsZero()
+}
+
+// next returns when something is due, if anything is.
+func (p *pace) next() (time.Time, bool) {
+	sync, ok := p.nextSync()
+	audit, okAudit := p.nextAudit()
+	if okAudit && (!ok || audit.Before(sync)) {
+		return audit, true
+	}
+	return sync, ok
+}

@@ -1,0 +1,21 @@
+// Package kube turns Kubernetes API objects into the input of package service.
+//
+// The three conversions, [Service], [Slice] and [Node], are pure functions. They
+// accept anything that decodes, including what the API server would never admit
+// but a file can hold: they never panic, they serve every valid part of an
+// object, and they describe the rest as Problems that name the object and the
+// field. What they return is checked and normalised:
+//
+//   - names fit in a rule comment: lower-case DNS names without surprises;
+//   - addresses are unmapped and carry no zone, and no address a Service could
+//     never answer (unspecified, loopback, multicast, broadcast) is among them;
+//   - port numbers are never zero, prefixes are masked;
+//   - no (port name, protocol) and no (port number, protocol) occurs twice in a
+//     Service.
+//
+// The rules are those of kube-proxy 1.36, with one difference: a source range
+// that cannot be parsed leaves the Service restricted instead of open.
+//
+// [Slim] cuts API objects down to the fields read here, for informers that hold
+// on to them. An [Interner] lets many slices share their strings.
+package kube

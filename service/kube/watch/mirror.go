@@ -1,0 +1,188 @@
+package watch
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/kube"
+)
+
+// A mirror passes what a reflector says about one kind on to the Sink. The
+// reflector calls it from one goroutine at a time.
+type mirror struct {
+	*kind
+	client kubernetes.Interface
+	sink   kube.Sink
+	synced func() // called after the first list
+	report kube.ReportFunc
+	node   func(context.Context, *kube.NodeInfo)
+
+	convert     kube.Converter
+	known       kube.Mirror
+	complaining map[service.Object]bool // objects with Problems
+	info        *kube.NodeInfo          // the node last passed on
+	listed      bool
+}
+
+// run lists and watches until ctx is done.
+func (m *mirror) run(ctx context.Context) {
+	r := cache.NewReflectorWithOptions(m.listWatch(m.client), m.sample, &store{m, ctx}, cache.ReflectorOptions{Name: m.name})
+	r.RunWithContext(ctx)
+}
+
+// A store is a mirror in the shape a reflector wants, for the length of one run.
+// It carries the context of that run because the methods of the interface have
+// none.
+type store struct {
+	*mirror
+	ctx context.Context
+}
+
+// A converted is an object after conversion, under its own name. It still is an
+// object for the buffer in which a reflector gathers a streamed list.
+type converted struct {
+	metav1.ObjectMeta
+	object   service.Object
+	entry    kube.Entry
+	node     *kube.NodeInfo
+	problems []service.Problem
+}
+
+// Transformer makes the reflector convert the objects of a streamed list while
+// they arrive, instead of holding all of them.
+func (s *store) Transformer() cache.TransformFunc {
+	return func(o any) (any, error) { return s.conversion(o) }
+}
+
+// conversion converts o, unless that has been done.
+func (s *store) conversion(o any) (*converted, error) {
+	if c, ok := o.(*converted); ok {
+		return c, nil
+	}
+	meta, ok := o.(metav1.Object)
+	if !ok {
+		return nil, fmt.Errorf("%v is not an object", reflect.TypeOf(o))
+	}
+	c := &converted{object: s.object(meta)}
+	c.Namespace, c.Name = meta.GetNamespace(), meta.GetName()
+	if n, ok := o.(*corev1.Node); ok {
+		info, problems := kube.Node(n)
+		c.node, c.problems = &info, problems
+	} else {
+		c.entry, c.problems = s.convert.Convert(o)
+	}
+	return c, nil
+}
+
+func (s *store) object(meta metav1.Object) service.Object {
+	return service.Object{Kind: s.name, Name: service.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()}}
+}
+
+// Add puts o in force.
+func (s *store) Add(o any) error {
+	c, err := s.conversion(o)
+	if err != nil {
+		return err
+	}
+	s.complain(c.object, c.problems)
+	if c.node != nil {
+		s.setNode(c.node)
+		return nil
+	}
+	return s.update(s.known.Set(c.object, c.entry))
+}
+
+// Update puts o in force.
+func (s *store) Update(o any) error { return s.Add(o) }
+
+// Delete takes o out of force.
+func (s *store) Delete(o any) error {
+	meta, ok := o.(metav1.Object)
+	if !ok {
+		return fmt.Errorf("%v is not an object", reflect.TypeOf(o))
+	}
+	object := s.object(meta)
+	s.complain(object, nil)
+	if object.Kind == "Node" {
+		s.setNode(nil)
+		return nil
+	}
+	return s.update(s.known.Set(object, kube.Entry{}))
+}
+
+// Replace puts list in force and takes everything else out.
+func (s *store) Replace(list []any, _ string) error {
+	entries := make(map[service.Object]kube.Entry, len(list))
+	seen := make(map[service.Object]bool, len(list))
+	var node *kube.NodeInfo
+	for i, o := range list {
+		c, err := s.conversion(o)
+		if err != nil {
+			return err
+		}
+		list[i] = nil // the API object is not needed any more
+		s.complain(c.object, c.problems)
+		seen[c.object] = true
+		entries[c.object] = c.entry
+		if c.node != nil {
+			node = c.node
+		}
+	}
+	for object := range s.complaining {
+		if !seen[object] {
+			s.complain(object, nil)
+		}
+	}
+	if s.name == "Node" {
+		s.setNode(node)
+	} else if err := s.update(s.known.Replace(entries)); err != nil {
+		return err
+	}
+	if !s.listed {
+		s.listed = true
+		s.synced()
+	}
+	return nil
+}
+
+// Resync does nothing: nothing here forgets.
+func (s *store) Resync() error { return nil }
+
+func (s *store) update(change func(*service.Store) bool) error {
+	if change == nil {
+		return nil
+	}
+	if err := s.sink.Update(s.ctx, change); err != nil {
+		return fmt.Errorf("hand over a change of %s objects: %w", s.name, err)
+	}
+	return nil
+}
+
+// setNode passes on a node that differs from the last one, and the first one in
+// any case.
+func (s *store) setNode(n *kube.NodeInfo) {
+	same := s.listed && (n == nil) == (s.info == nil) && (n == nil || n.Equal(*s.info))
+	s.info = n
+	if !same && s.node != nil {
+		s.node(s.ctx, n)
+	}
+}
+
+func (s *store) complain(object service.Object, problems []service.Problem) {
+	if s.report == nil || len(problems) == 0 && !s.complaining[object] {
+		return
+	}
+	if len(problems) == 0 {
+		delete(s.complaining, object)
+	} else {
+		s.complaining[object] = true
+	}
+	s.report(object, problems)
+}

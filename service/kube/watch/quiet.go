@@ -1,0 +1,37 @@
+package watch
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+)
+
+// quietContext returns a context in which client-go logs through log, at debug
+// level whatever it believes: reflectors log every attempt, and here only the
+// change from good to bad and back is news.
+func quietContext(ctx context.Context, log *slog.Logger) context.Context {
+	return klog.NewContext(ctx, logr.FromSlogHandler(quiet{log.Handler()}))
+}
+
+// A quiet is a slog.Handler that turns everything into debug messages.
+type quiet struct{ slog.Handler }
+
+// Enabled reports whether debug messages are wanted, and keeps out the chatter
+// that client-go itself puts below its level 2.
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= -2 && q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle passes r on at debug level.
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return q.Handler.Handle(ctx, r)
+}
+
+// WithAttrs keeps the result quiet.
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+// WithGroup keeps the result quiet.
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
