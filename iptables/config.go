@@ -25,6 +25,15 @@ type Config struct {
 	// sysctl nf_conntrack_tcp_be_liberal is on.
 	DropInvalid bool
 
+	// BPF says that the kernel has xt_bpf. With it one rule finds connections
+	// that are sent back to their own caller; without, one for each endpoint.
+	BPF bool
+
+	// SCTP says that the kernel can match ports of SCTP. Without it, SCTP
+	// ports are left out, each a Deviation: one such rule would have the kernel
+	// refuse all others with it.
+	SCTP bool
+
 	// Families are the address families to program; empty means both.
 	Families []xt.Family
 
@@ -32,9 +41,9 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// DefaultConfig returns kube-proxy's defaults.
+// DefaultConfig returns kube-proxy's defaults, for a kernel that has everything.
 func DefaultConfig() Config {
-	return Config{MasqueradeBit: 14, RandomFully: true, DropInvalid: true}
+	return Config{MasqueradeBit: 14, RandomFully: true, DropInvalid: true, BPF: true, SCTP: true}
 }
 
 // Validate reports every problem of c.

@@ -25,6 +25,7 @@ type feature struct {
 // A Support says which optional features the kernel has.
 type Support struct {
 	SCTP bool // destination ports of SCTP can be matched
+	BPF  bool // xt_bpf is there
 }
 
 // features lists what every plan for f needs.
@@ -55,7 +56,7 @@ func features(f xt.Family, randomFully bool) []feature {
 // variant does not ask the kernel. The error names each feature that is
 // missing and the kernel module that has it.
 func (t Tools) Probe(ctx context.Context, run xt.Runner) (Support, error) {
-	support := Support{SCTP: true}
+	support := Support{SCTP: true, BPF: true}
 	var errs []error
 	for _, f := range t.Families {
 		if err := probeAll(ctx, run, f, features(f, t.RandomFully)); err != nil {
@@ -63,6 +64,8 @@ func (t Tools) Probe(ctx context.Context, run xt.Runner) (Support, error) {
 		}
 		sctp := feature{"sctp --dport", "xt_sctp", xt.NAT, xt.Rule{Match: []xt.Match{xt.DPort{Protocol: xt.SCTP, Port: 80}}}}
 		support.SCTP = support.SCTP && try(ctx, run, f, sctp) == nil
+		bpf := feature{"bpf", "xt_bpf", xt.NAT, xt.Rule{Match: []xt.Match{xt.SameAddr{Family: f}}}}
+		support.BPF = support.BPF && try(ctx, run, f, bpf) == nil
 	}
 	return support, errors.Join(errs...)
 }

@@ -118,10 +118,16 @@ func TestProbeNamesModule(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "perhaps the kernel lacks") != 2 || !strings.Contains(err.Error(), "xt_statistic") {
 		t.Errorf("without statistic: %v", err)
 	}
-	fake.lacks = "-m sctp"
-	support, err := tools.Probe(t.Context(), fake)
-	if d := cmp.Diff(support, Support{}); d != "" || err != nil {
-		t.Errorf("without sctp: %v, %v", support, err)
+	for lacks, want := range map[string]Support{
+		"-m sctp": {BPF: true},
+		"-m bpf":  {SCTP: true},
+		"-m none": {SCTP: true, BPF: true},
+	} {
+		fake.lacks = lacks
+		support, err := tools.Probe(t.Context(), fake)
+		if d := cmp.Diff(support, want); d != "" || err != nil {
+			t.Errorf("without %s: %v, %v", lacks, support, err)
+		}
 	}
 	if d := fake.Dump(); d != "" {
 		t.Errorf("left behind:\n%s", d)

@@ -13,13 +13,15 @@ import (
 
 // evaluate sends flows through the planned rules of both families and tells
 // what becomes of them in the words of the oracle.
-func evaluate(snap *service.Snapshot) func(service.Flow) (service.Outcome, error) {
-	var rules [service.NumFamilies]*xt.Ruleset
-	for _, f := range []xt.Family{xt.IPv4, xt.IPv6} {
-		rules[f] = Plan(snap, DefaultConfig(), f)
-	}
-	return func(f service.Flow) (service.Outcome, error) {
-		return evalFlow(rules[service.FamilyOf(f.Dst.Addr())], snap, f)
+func evaluate(cfg Config) servicetest.Eval {
+	return func(snap *service.Snapshot) func(service.Flow) (service.Outcome, error) {
+		var rules [service.NumFamilies]*xt.Ruleset
+		for _, f := range []xt.Family{xt.IPv4, xt.IPv6} {
+			rules[f] = Plan(snap, cfg, f)
+		}
+		return func(f service.Flow) (service.Outcome, error) {
+			return evalFlow(rules[service.FamilyOf(f.Dst.Addr())], snap, f)
+		}
 	}
 }
 
@@ -77,4 +79,11 @@ func packet(snap *service.Snapshot, f service.Flow) xt.Packet {
 	}
 }
 
-func TestOracle(t *testing.T) { servicetest.Oracle(t, evaluate) }
+func TestOracle(t *testing.T) {
+	t.Run("with xt_bpf", func(t *testing.T) { servicetest.Oracle(t, evaluate(DefaultConfig())) })
+	t.Run("without", func(t *testing.T) {
+		cfg := DefaultConfig()
+		cfg.BPF = false
+		servicetest.Oracle(t, evaluate(cfg))
+	})
+}

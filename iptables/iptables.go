@@ -58,7 +58,23 @@ func New(cfg Config, run xt.Runner, m *Metrics) (*Dataplane, error) {
 // Sync implements [service.Dataplane]. The families are independent: when one
 // fails, the other is in force all the same.
 func (d *Dataplane) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
-	return d.each(func(p *plane) (service.Report, error) { return p.sync(ctx, snap) })
+	r, err := d.each(func(p *plane) (service.Report, error) { return p.sync(ctx, snap) })
+	r.Deviations = d.deviations(snap)
+	return r, err
+}
+
+// deviations lists the Ports the kernel cannot serve.
+func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
+	if d.cfg.SCTP {
+		return nil
+	}
+	var out []service.Deviation
+	for _, p := range snap.Ports {
+		if p.ID.Protocol == service.SCTP && len(p.Frontends) > 0 {
+			out = append(out, service.Deviation{Port: p.ID, Reason: "the kernel cannot match ports of SCTP (xt_sctp)"})
+		}
+	}
+	return out
 }
 
 // Audit implements [service.Dataplane]. Each call checks the hooks and the few

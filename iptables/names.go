@@ -25,13 +25,15 @@ const (
 	prefixFrontend = "FL-F-" // a frontend, by its identity
 	prefixAllowed  = "FL-A-" // the allowed callers of a frontend, by its identity
 	prefixPool     = "FL-P-" // a pool, by its contents
-	prefixEndpoint = "FL-E-" // an endpoint, by its contents
+	prefixHairpin  = "FL-H-" // a node of the tree of endpoint addresses, by prefix
+
+	prefixClients = "FL-C-" // not a chain: the list of clients of an endpoint
 )
 
 // contentNamed reports whether the rules of a chain follow from its name, so
 // that a chain of that name, once written, is right for good.
 func contentNamed(chain string) bool {
-	return strings.HasPrefix(chain, prefixPool) || strings.HasPrefix(chain, prefixEndpoint)
+	return strings.HasPrefix(chain, prefixPool)
 }
 
 // hashed returns prefix and 80 bits of a hash of parts, in base32.
@@ -51,11 +53,9 @@ func frontendName(prefix string, id service.PortID, fe *service.Frontend) string
 	return hashed(prefix, fe.Kind.String(), fe.Addr.String(), id.Protocol.String())
 }
 
-// endpointName names the chain of an endpoint. With affinity the chain holds a
-// list of clients, which is the Port's own and survives a change of pools.
-func endpointName(p *service.Port, ep service.Endpoint) string {
-	if p.Affinity == 0 {
-		return hashed(prefixEndpoint, p.ID.Protocol.String(), ep.Addr.String())
-	}
-	return hashed(prefixEndpoint, p.ID.Protocol.String(), ep.Addr.String(), p.ID.String())
+// clientsName names the list in which the kernel remembers which clients an
+// endpoint of a Port has. It does not depend on the pool, so that clients stay
+// where they are when another endpoint comes or goes.
+func clientsName(p *service.Port, ep service.Endpoint) string {
+	return hashed(prefixClients, p.ID.String(), ep.Addr.String())
 }

@@ -33,13 +33,13 @@ func (st *state) static(snap *service.Snapshot) map[xt.ChainRef][]xt.Rule {
 	mark, pl := st.cfg.mark(), &st.planner
 	out := map[xt.ChainRef][]xt.Rule{
 		{Table: xt.NAT, Name: chainMark}: {{Target: xt.OrMark{Bits: mark}}},
-		{Table: xt.NAT, Name: chainPostrouting}: {
-			{Match: []xt.Match{xt.MarkIs{Value: mark, Mask: mark, Not: true}}, Target: xt.Return{}},
+		{Table: xt.NAT, Name: chainPostrouting}: append(st.toCallers(xt.Jump{Chain: chainMark}),
+			xt.Rule{Match: []xt.Match{xt.MarkIs{Value: mark, Mask: mark, Not: true}}, Target: xt.Return{}},
 			// Cleared, so that a packet that is encapsulated and comes by again
 			// is not masqueraded twice.
-			{Target: xt.XorMark{Bits: mark}},
-			{Target: xt.Masquerade{RandomFully: st.cfg.RandomFully}},
-		},
+			xt.Rule{Target: xt.XorMark{Bits: mark}},
+			xt.Rule{Target: xt.Masquerade{RandomFully: st.cfg.RandomFully}},
+		),
 		{Table: xt.NAT, Name: chainServices}:     append(st.nat.root(), pl.toNodePorts(st.ports)...),
 		{Table: xt.NAT, Name: chainNodePorts}:    st.ports.root(),
 		{Table: xt.Filter, Name: chainServices}:  st.filter.root(),
@@ -50,6 +50,19 @@ func (st *state) static(snap *service.Snapshot) map[xt.ChainRef][]xt.Rule {
 		{Table: xt.Filter, Name: chainOutput}:    pl.output(),
 	}
 	return out
+}
+
+// toCallers finds translated connections that are sent back to their caller.
+func (st *state) toCallers(target xt.Target) []xt.Rule {
+	translated := xt.CTState{States: xt.CTDNAT}
+	if st.cfg.BPF {
+		return []xt.Rule{{Match: []xt.Match{translated, xt.SameAddr{Family: st.family}}, Target: target}}
+	}
+	rules := st.hairpin.root()
+	for i := range rules {
+		rules[i].Match = append([]xt.Match{translated}, rules[i].Match...)
+	}
+	return rules
 }
 
 var ( // matches that need no argument
@@ -138,12 +151,16 @@ func (pl *planner) forwarded() []xt.Rule {
 	if pl.cfg.DropInvalid {
 		rules = append(rules, xt.Rule{Match: []xt.Match{xt.CTState{States: xt.CTInvalid}}, Target: xt.DropPacket{}})
 	}
-	return append(rules,
+	rules = append(rules,
 		xt.Rule{Match: []xt.Match{known}, Target: xt.Accept{}},
 		// What we masquerade must pass, even where the policy of FORWARD is DROP.
 		xt.Rule{Match: []xt.Match{xt.MarkIs{Value: mark, Mask: mark}}, Target: xt.Accept{}},
-		xt.Rule{Match: []xt.Match{newConnection}, Target: xt.Jump{Chain: chainServices}},
 	)
+	if pl.cfg.BPF { // also what POSTROUTING will mark
+		toCaller := []xt.Match{xt.CTState{States: xt.CTDNAT}, xt.SameAddr{Family: pl.family}}
+		rules = append(rules, xt.Rule{Match: toCaller, Target: xt.Accept{}})
+	}
+	return append(rules, xt.Rule{Match: []xt.Match{newConnection}, Target: xt.Jump{Chain: chainServices}})
 }
 
 // output guards what the node itself sends.

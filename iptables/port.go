@@ -20,20 +20,29 @@ type planner struct {
 
 // A portPlan is what one Port needs of the kernel. Chains are in the nat table.
 type portPlan struct {
-	chains []xt.Chain // frontends, pools and endpoints; a name may come twice with the same rules
-	nat    []*entry   // where its frontends are entered
-	filter []*entry   // what to do with packets that nat left alone
-	ports  []*entry   // as nat, for node ports
-	closed []*entry   // as filter, for node ports
+	chains  []xt.Chain // frontends and pools
+	nat     []*entry   // where its frontends are entered
+	filter  []*entry   // what to do with packets that nat left alone
+	ports   []*entry   // as nat, for node ports
+	closed  []*entry   // as filter, for node ports
+	hairpin []*entry   // endpoints that may be their own callers, without xt_bpf
 }
 
 // port renders one Port.
 func (pl *planner) port(p *service.Port) *portPlan {
 	out := &portPlan{}
+	if !pl.can(p) {
+		return out
+	}
 	for i := range p.Frontends {
 		pl.frontend(p, &p.Frontends[i], out)
 	}
 	return out
+}
+
+// can reports whether the kernel can match the ports of p.
+func (pl *planner) can(p *service.Port) bool {
+	return p.ID.Protocol != service.SCTP || pl.cfg.SCTP
 }
 
 // frontend adds one frontend: a leaf rule that enters its chain, the chain, the
@@ -186,13 +195,10 @@ func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) strin
 		return chain.Name
 	}
 	for _, ep := range pool {
-		out.chains = append(out.chains, pl.endpoint(p, ep))
+		pl.caller(p, ep, out)
 		if p.Affinity > 0 {
-			name := endpointName(p, ep)
-			chain.Rules = append(chain.Rules, xt.Rule{
-				Match:  []xt.Match{xt.RecentCheck{Name: name, Seconds: int(p.Affinity / time.Second)}},
-				Target: xt.Goto{Chain: name},
-			})
+			back := xt.RecentCheck{Name: clientsName(p, ep), Seconds: int(p.Affinity / time.Second), Refresh: true}
+			chain.Rules = append(chain.Rules, translate(p, ep, back))
 		}
 	}
 	if len(pool) <= directPool {
@@ -206,22 +212,32 @@ func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) strin
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
-// pick renders the choice of one endpoint of a pool, each with equal chance.
+// pick renders the choice of one endpoint of a pool, each with equal chance, and
+// remembers the client where affinity is asked for.
 func pick(p *service.Port, pool service.Pool) []xt.Rule {
 	rules := make([]xt.Rule, 0, len(pool))
 	for i, ep := range pool {
-		rules = append(rules, share(1, len(pool)-i, endpointName(p, ep)))
+		m := chance(1, len(pool)-i)
+		if p.Affinity > 0 {
+			m = append(m, xt.RecentSet{Name: clientsName(p, ep)})
+		}
+		rules = append(rules, translate(p, ep, m...))
 	}
 	return rules
 }
 
-// share goes to chain with the chance of weight in total.
-func share(weight, total int, chain string) xt.Rule {
-	r := xt.Rule{Target: xt.Goto{Chain: chain}}
-	if weight < total {
-		r.Match = []xt.Match{xt.Random{P: float64(weight) / float64(total)}}
+// chance matches with the chance of weight in total.
+func chance(weight, total int) []xt.Match {
+	if weight >= total {
+		return nil
 	}
-	return r
+	return []xt.Match{xt.Random{P: float64(weight) / float64(total)}}
+}
+
+// translate sends the packets that match to one endpoint.
+func translate(p *service.Port, ep service.Endpoint, m ...xt.Match) xt.Rule {
+	match := append(make([]xt.Match, 0, len(m)+1), xt.Proto{Protocol: protocol(p.ID.Protocol)})
+	return xt.Rule{Match: append(match, m...), Target: xt.DNAT{To: ep.Addr}}
 }
 
 // groups renders the choice in two steps, first of a group and then within it, so
@@ -249,7 +265,7 @@ func groups(p *service.Port, pool service.Pool, out *portPlan) []xt.Rule {
 		}
 		name := hashed(prefixPool, parts...)
 		out.chains = append(out.chains, xt.Chain{Name: name, Rules: pick(p, group)})
-		rules = append(rules, share(len(group), left, name))
+		rules = append(rules, xt.Rule{Match: chance(len(group), left), Target: xt.Goto{Chain: name}})
 		left -= len(group)
 	}
 	return rules
@@ -266,19 +282,17 @@ func groupOf(a netip.AddrPort, n int) int {
 	return int(h^h>>16) & (n - 1)
 }
 
-// endpoint renders the chain of one endpoint: a connection back to its own
-// caller is masqueraded, and the client remembered where affinity is asked for.
-func (pl *planner) endpoint(p *service.Port, ep service.Endpoint) xt.Chain {
-	name := endpointName(p, ep)
-	match := []xt.Match{xt.Proto{Protocol: protocol(p.ID.Protocol)}}
-	if p.Affinity > 0 {
-		match = append(match, xt.RecentSet{Name: name})
+// caller notes, for a kernel without xt_bpf, the address at which ep may turn out
+// to be its own caller.
+func (pl *planner) caller(p *service.Port, ep service.Endpoint, out *portPlan) {
+	addr := ep.Addr.Addr()
+	if pl.cfg.BPF || slices.ContainsFunc(out.hairpin, func(e *entry) bool { return e.addr == addr }) {
+		return
 	}
-	self := netip.PrefixFrom(ep.Addr.Addr(), ep.Addr.Addr().BitLen())
-	return xt.Chain{Name: name, Rules: []xt.Rule{
-		{Match: []xt.Match{xt.Source{Prefix: self}}, Target: xt.Jump{Chain: chainMark}},
-		{Match: match, Target: xt.DNAT{To: ep.Addr}},
-	}}
+	out.hairpin = append(out.hairpin, &entry{
+		key: addrKey(addr), addr: addr, rest: true, source: true,
+		target: xt.Goto{Chain: chainMark}, comment: "sent back to its caller",
+	})
 }
 
 func protocol(p service.Protocol) xt.Protocol {

@@ -25,19 +25,21 @@ type state struct {
 	// and those that are not a Port's.
 	fixed map[xt.ChainRef][]xt.Rule
 
-	nat, filter, ports, closed *tree
-	branches                   map[xt.ChainRef]int // chains of the trees, with their number of rules
+	nat, filter, ports, closed, hairpin *tree
+
+	branches map[xt.ChainRef]int // chains of the trees, with their number of rules
 
 	totals map[xt.Table]int // rules in all chains
 }
 
 // A memo is what a Port needs, less the rules.
 type memo struct {
-	chains []string // sorted, each once
-	nat    []*entry
-	filter []*entry
-	ports  []*entry
-	closed []*entry
+	chains  []string // sorted, each once
+	nat     []*entry
+	filter  []*entry
+	ports   []*entry
+	closed  []*entry
+	hairpin []*entry
 }
 
 // A piece is a chain that Ports share.
@@ -102,10 +104,11 @@ func newState(cfg Config, f xt.Family, node *service.Node) *state {
 		plans:    make(map[*service.Port]*memo),
 		pieces:   make(map[string]piece),
 		fixed:    make(map[xt.ChainRef][]xt.Rule),
-		nat:      &tree{space: addrSpace(f)},
-		filter:   &tree{space: addrSpace(f)},
+		nat:      &tree{space: addrSpace(f, prefixTree)},
+		filter:   &tree{space: addrSpace(f, prefixTree)},
 		ports:    &tree{space: portSpace()},
 		closed:   &tree{space: portSpace()},
+		hairpin:  &tree{space: addrSpace(f, prefixHairpin)},
 		branches: make(map[xt.ChainRef]int),
 		totals:   make(map[xt.Table]int),
 	}
@@ -144,6 +147,7 @@ func (st *state) advance(prev, snap *service.Snapshot) *delta {
 	st.filter = st.updateTree(xt.Filter, st.filter, s.gone.filter, s.added.filter, d)
 	st.ports = st.updateTree(xt.NAT, st.ports, s.gone.ports, s.added.ports, d)
 	st.closed = st.updateTree(xt.Filter, st.closed, s.gone.closed, s.added.closed, d)
+	st.hairpin = st.updateTree(xt.NAT, st.hairpin, s.gone.hairpin, s.added.hairpin, d)
 	for ref, rules := range st.static(snap) {
 		st.fix(ref, rules, d)
 	}
@@ -171,7 +175,7 @@ func (st *state) replace(old, port *service.Port, s *step) {
 		}
 		slices.Sort(now.chains)
 		now.chains = slices.Clip(slices.Compact(now.chains))
-		now.nat, now.filter, now.ports, now.closed = plan.nat, plan.filter, plan.ports, plan.closed
+		now.nat, now.filter, now.ports, now.closed, now.hairpin = plan.nat, plan.filter, plan.ports, plan.closed, plan.hairpin
 		st.plans[port] = now
 	}
 	for _, name := range was.chains {
@@ -184,6 +188,7 @@ func (st *state) replace(old, port *service.Port, s *step) {
 	swap(&was.filter, &now.filter, &s.gone.filter, &s.added.filter)
 	swap(&was.ports, &now.ports, &s.gone.ports, &s.added.ports)
 	swap(&was.closed, &now.closed, &s.gone.closed, &s.added.closed)
+	swap(&was.hairpin, &now.hairpin, &s.gone.hairpin, &s.added.hairpin)
 }
 
 // swap notes entries that go and come, unless they are the same, as they are

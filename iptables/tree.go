@@ -31,6 +31,7 @@ type entry struct {
 	protocol service.Protocol
 	port     uint16
 	rest     bool // every protocol and port of addr that no entry before it took
+	source   bool // packets from addr to addr, rather than to it
 	target   xt.Target
 	comment  string
 }
@@ -38,7 +39,11 @@ type entry struct {
 func (e *entry) rule() xt.Rule {
 	var m []xt.Match
 	if e.addr.IsValid() {
-		m = append(m, xt.Dest{Prefix: netip.PrefixFrom(e.addr, e.addr.BitLen())})
+		self := netip.PrefixFrom(e.addr, e.addr.BitLen())
+		if e.source {
+			m = append(m, xt.Source{Prefix: self})
+		}
+		m = append(m, xt.Dest{Prefix: self})
 	}
 	if !e.rest {
 		m = append(m, xt.DPort{Protocol: protocol(e.protocol), Port: e.port})
@@ -84,8 +89,8 @@ type space struct {
 	match  func(key string) []xt.Match
 }
 
-func addrSpace(f xt.Family) space {
-	return space{prefix: prefixTree, match: func(key string) []xt.Match {
+func addrSpace(f xt.Family, prefix string) space {
+	return space{prefix: prefix, match: func(key string) []xt.Match {
 		if key == "" {
 			return nil
 		}
@@ -179,7 +184,7 @@ func (t *tree) rules(list []*entry, level int) []xt.Rule {
 	if parts == nil {
 		for i, e := range list {
 			if i > 0 && e.rest && list[i-1].rest && e.key == list[i-1].key {
-				continue // one for each port of a Service
+				continue // one for each port of a Service, or each pool of an endpoint
 			}
 			out = append(out, e.rule())
 		}

@@ -28,7 +28,7 @@ func treeEntry(a netip.Addr, port uint16) *entry {
 func TestTreeUpdate(t *testing.T) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		tr := &tree{space: addrSpace(xt.IPv4)}
+		tr := &tree{space: addrSpace(xt.IPv4, prefixTree)}
 		have := make(map[string][]xt.Rule)
 		for step := range 60 {
 			var gone, added []*entry
@@ -71,7 +71,7 @@ func TestTreeDepth(t *testing.T) {
 	for i := range 2 * leafSize {
 		list = append(list, treeEntry(netip.AddrFrom16(base), uint16(1000+i)))
 	}
-	tr := &tree{space: addrSpace(xt.IPv6)}
+	tr := &tree{space: addrSpace(xt.IPv6, prefixTree)}
 	tr, write, _ := tr.update(nil, list)
 	if got := len(write); got > maxLevels {
 		t.Errorf("a single branch has %d chains, want at most %d", got, maxLevels)

@@ -28,9 +28,7 @@ func commitOrder(a, b Table) int {
 // The result is sorted: equal arguments give equal results. Chains are written
 // before those that jump to them.
 func Diff(have *State, want *Ruleset, trust func(chain string) bool) *Restore {
-	if have == nil {
-		have = &State{}
-	}
+	have = cmp.Or(have, &State{})
 	tables := map[Table]*TableRestore{}
 	table := func(t Table) *TableRestore {
 		if tables[t] == nil {

@@ -101,7 +101,7 @@ func TestAppendTextRefuses(t *testing.T) {
 		{"no state", match(CTState{}), "connection states"},
 		{"probability", match(Random{0}), "probability"},
 		{"recent name", match(RecentSet{"a/b"}), "recent list name"},
-		{"recent seconds", match(RecentCheck{"a", 0}), "0 seconds"},
+		{"recent seconds", match(RecentCheck{Name: "a"}), "0 seconds"},
 		{"mark", match(MarkIs{Value: 2, Mask: 1}), "can never be"},
 		{"drop in nat", rules(Rule{Target: DropPacket{}}), "not exist in table nat"},
 		{"reject in nat", rules(Rule{Target: Reject{}}), "only in table filter"},

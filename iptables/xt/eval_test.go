@@ -102,6 +102,9 @@ func TestEvalMatch(t *testing.T) {
 		{DPort{TCP, 80}, true},
 		{DPort{UDP, 80}, false},
 		{DPort{TCP, 81}, false},
+		{DPortRange{TCP, 80, 81}, true},
+		{DPortRange{TCP, 81, 90}, false},
+		{DPortRange{UDP, 1, 90}, false},
 		{CTState{States: CTNew | CTRelated}, true},
 		{CTState{States: CTEstablished}, false},
 		{CTState{States: CTInvalid, Not: true}, true},
@@ -114,8 +117,8 @@ func TestEvalMatch(t *testing.T) {
 		{MarkIs{Value: 0x4000, Mask: 0x4000, Not: true}, false},
 		{MarkIs{Value: 0x4000}, false},
 		{MarkIs{Value: 0x4001}, true},
-		{RecentCheck{"a", 10}, true},
-		{RecentCheck{"b", 10}, false},
+		{RecentCheck{Name: "a", Seconds: 10}, true},
+		{RecentCheck{Name: "b", Seconds: 10}, false},
 		{RecentSet{"b"}, true},
 	} {
 		r := filterRules(map[string][]Rule{"FL-TOP": {{Match: []Match{c.match}, Target: DropPacket{}}}})
@@ -124,7 +127,7 @@ func TestEvalMatch(t *testing.T) {
 		}
 	}
 	p.Local, p.Recent = nil, nil
-	for _, m := range []Match{SrcType{}, RecentCheck{"a", 10}} {
+	for _, m := range []Match{SrcType{}, RecentCheck{Name: "a", Seconds: 10}} {
 		if m.matches(&p) {
 			t.Errorf("%s matches without a function to ask", m.appendArgs(nil))
 		}

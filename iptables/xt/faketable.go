@@ -108,15 +108,18 @@ func (x *fakeTx) line(line string) error {
 		return x.declare(chain + " - [0:0]")
 	case "-X":
 		return x.delete(chain)
-	case "-A", "-I", "-D":
-	default:
-		return fmt.Errorf("unknown command %q", op)
+	case "-D":
+		return x.remove(chain, rule)
+	case "-A", "-I":
+		return x.add(op, chain, rule)
 	}
+	return fmt.Errorf("unknown command %q", op)
+}
+
+// add takes the rest of -A, or of -I at the head.
+func (x *fakeTx) add(op, chain, rule string) error {
 	if _, ok := x.table.chains[chain]; !ok {
 		return fmt.Errorf("no chain %s", chain)
-	}
-	if op == "-D" {
-		return x.remove(chain, rule)
 	}
 	at := len(x.table.chains[chain])
 	if op == "-I" {
@@ -201,7 +204,7 @@ func fakeOptions() map[string]int {
 	return map[string]int{
 		"!": 0, "-s": 1, "-d": 1, "-i": 1, "-o": 1, "-p": 1, "-m": 1, "-j": 1, "-g": 1,
 		"--dport": 1, "--ctstate": 1, "--src-type": 1, "--dst-type": 1, "--mark": 1, "--mode": 1,
-		"--probability": 1, "--rcheck": 0, "--seconds": 1, "--reap": 0, "--set": 0, "--name": 1,
+		"--probability": 1, "--rcheck": 0, "--update": 0, "--bytecode": 1, "--seconds": 1, "--reap": 0, "--set": 0, "--name": 1,
 		"--rsource": 0, "--comment": 1, "--to-destination": 1, "--set-xmark": 1, "--random-fully": 0,
 	}
 }
@@ -239,7 +242,7 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 			return fmt.Errorf("multiple %s flags not allowed", opt)
 		}
 	case "-m":
-		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "comment"}
+		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "comment"}
 		if !slices.Contains(modules, value) {
 			return fmt.Errorf("no match %q", value)
 		}

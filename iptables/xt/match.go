@@ -350,14 +350,19 @@ func (Random) slot() slot { return slotExtension }
 
 // RecentCheck matches packets whose source was put in the list Name by
 // [RecentSet] no longer than Seconds ago. It drops older entries from the list
-// while it is there.
+// while it is there, and with Refresh notes that the source was seen again.
 type RecentCheck struct {
 	Name    string
 	Seconds int
+	Refresh bool
 }
 
 func (m RecentCheck) appendArgs(b []byte) []byte {
-	b = append(b, "-m recent --rcheck --seconds "...)
+	if m.Refresh {
+		b = append(b, "-m recent --update --seconds "...)
+	} else {
+		b = append(b, "-m recent --rcheck --seconds "...)
+	}
 	b = strconv.AppendInt(b, int64(m.Seconds), 10)
 	b = append(b, " --reap --name "...)
 	b = append(b, m.Name...)
