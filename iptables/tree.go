@@ -134,6 +134,9 @@ func portSpace() space {
 
 // name returns the chain for a prefix; long ones are hashed to fit.
 func (s space) name(key string) string {
+	if key == "" {
+		return s.prefix + "root"
+	}
 	if len(s.prefix)+len(key) <= 28 {
 		return s.prefix + key
 	}
