@@ -81,14 +81,16 @@ const (
 	old, other = "10.244.1.2:53", "10.244.1.3:53"
 )
 
-func TestCleaner(t *testing.T) {
-	tests := []struct {
-		name string
-		took time.Duration
-		fail int
-		run  func(c *Cleaner, k *fakeKernel)
-		want []string
-	}{
+type cleanerCase struct {
+	name string
+	took time.Duration
+	fail int
+	run  func(c *Cleaner, k *fakeKernel)
+	want []string
+}
+
+func cleanerCases() []cleanerCase {
+	return []cleanerCase{
 		{
 			name: "three passes, then silence",
 			run: func(c *Cleaner, k *fakeKernel) {
@@ -158,7 +160,10 @@ func TestCleaner(t *testing.T) {
 			},
 		},
 	}
-	for _, tt := range tests {
+}
+
+func TestCleaner(t *testing.T) {
+	for _, tt := range cleanerCases() {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k := &fakeKernel{start: time.Now(), entries: make(map[service.Family]map[service.ConntrackFlow]bool), took: tt.took, fail: tt.fail}

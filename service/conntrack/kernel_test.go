@@ -105,6 +105,21 @@ func TestPurgeMany(t *testing.T) {
 	}
 }
 
+// TestPurgeMeetsGoneEntry has the entry go between being listed and deleted.
+func TestPurgeMeetsGoneEntry(t *testing.T) {
+	k := namespace(t)
+	create(t, service.IPv4, []flow{udp("10.244.1.9:4001", "10.96.0.10:53", "10.244.1.2:53", "")})
+	n, err := k.Purge(t.Context(), service.IPv4, func(service.ConntrackFlow) bool {
+		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	if n != 1 || err != nil {
+		t.Errorf("Purge = %d, %v, want 1", n, err)
+	}
+}
+
 func TestPurgeStopsWithContext(t *testing.T) {
 	k := namespace(t)
 	flows := []flow{udp("10.244.1.9:4001", "10.96.0.10:53", "10.244.1.2:53", "")}

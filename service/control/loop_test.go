@@ -426,6 +426,25 @@ func TestFailedAuditIsFollowedBySync(t *testing.T) {
 	})
 }
 
+// TestNoAuditWhileFailing: the retries read the kernel anyway.
+func TestNoAuditWhileFailing(t *testing.T) {
+	run(t, control.Config{SyncPeriod: 10 * time.Second}, func(r *rig) {
+		r.loop.Synced()
+		r.sleep(time.Second)
+		r.plane.set(func() { r.plane.fail["sync"] = 1000 })
+		r.add(1)
+		r.sleep(5 * time.Minute)
+		if got := r.plane.starts("audit"); len(got) > 0 {
+			t.Errorf("audits at %v, want none", got)
+		}
+		r.plane.set(func() { r.plane.fail["sync"] = 0 })
+		r.sleep(time.Minute)
+		if got := len(r.plane.starts("audit")); got < 4 {
+			t.Errorf("%d audits in the minute after, want about 5", got)
+		}
+	})
+}
+
 func TestStopWhileSyncing(t *testing.T) {
 	logs := &recorder{}
 	run(t, control.Config{Log: slog.New(logs)}, func(r *rig) {

@@ -29,44 +29,48 @@ func ask(h http.Handler, path string) *http.Response {
 	return w.Result()
 }
 
-func TestHealthAnswers(t *testing.T) {
-	type familyAnswer struct {
+type (
+	familyAnswer struct {
 		LastUpdated time.Time `json:"lastUpdated"`
 		Healthy     bool      `json:"healthy"`
 	}
-	type answer struct {
+	healthAnswer struct {
 		LastUpdated  time.Time               `json:"lastUpdated"`
 		CurrentTime  time.Time               `json:"currentTime"`
 		NodeEligible *bool                   `json:"nodeEligible"`
 		Healthy      bool                    `json:"healthy"`
 		Status       map[string]familyAnswer `json:"status"`
 	}
+)
+
+// checkHealth requires exactly the fields of want.
+func checkHealth(t *testing.T, h http.Handler, path string, code int, want healthAnswer) {
+	t.Helper()
+	res := ask(h, path)
+	if res.StatusCode != code {
+		t.Errorf("%s answers %d, want %d", path, res.StatusCode, code)
+	}
+	for key, want := range map[string]string{"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"} {
+		if got := res.Header.Get(key); got != want {
+			t.Errorf("%s: %s is %q, want %q", path, key, got, want)
+		}
+	}
+	dec := json.NewDecoder(res.Body)
+	dec.DisallowUnknownFields()
+	var got healthAnswer
+	if err := dec.Decode(&got); err != nil {
+		t.Errorf("%s: %v", path, err)
+	}
+	if d := cmp.Diff(got, want); d != "" {
+		t.Errorf("%s (-got +want):\n%s", path, d)
+	}
+}
+
+func TestHealthAnswers(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	metrics := control.NewMetrics(reg, "")
 	health := control.NewHealth(time.Minute, nil)
 	h := health.Handler(metrics)
-	check := func(path string, code int, want answer) {
-		t.Helper()
-		res := ask(h, path)
-		if res.StatusCode != code {
-			t.Errorf("%s answers %d, want %d", path, res.StatusCode, code)
-		}
-		if got := res.Header.Get("Content-Type"); got != "application/json" {
-			t.Errorf("%s: content type %q, want application/json", path, got)
-		}
-		if got := res.Header.Get("X-Content-Type-Options"); got != "nosniff" {
-			t.Errorf("%s: content type options %q, want nosniff", path, got)
-		}
-		dec := json.NewDecoder(res.Body)
-		dec.DisallowUnknownFields()
-		var got answer
-		if err := dec.Decode(&got); err != nil {
-			t.Errorf("%s: %v", path, err)
-		}
-		if d := cmp.Diff(got, want); d != "" {
-			t.Errorf("%s (-got +want):\n%s", path, d)
-		}
-	}
 	both := func(f familyAnswer) map[string]familyAnswer { return map[string]familyAnswer{"IPv4": f, "IPv6": f} }
 	yes, no := true, false
 	run(t, control.Config{Health: health, Metrics: metrics}, func(r *rig) {
@@ -76,19 +80,19 @@ func TestHealthAnswers(t *testing.T) {
 		now := func() time.Time { return time.Now().UTC().Round(0) }
 
 		well := both(familyAnswer{synced, true})
-		check("/livez", 200, answer{now(), now(), nil, true, well})
-		check("/healthz", 200, answer{now(), now(), &yes, true, well})
+		checkHealth(t, h, "/livez", 200, healthAnswer{now(), now(), nil, true, well})
+		checkHealth(t, h, "/healthz", 200, healthAnswer{now(), now(), &yes, true, well})
 		health.SetNodeEligible(false)
-		check("/livez", 200, answer{now(), now(), nil, true, well})
-		check("/healthz", 503, answer{synced, now(), &no, true, well})
+		checkHealth(t, h, "/livez", 200, healthAnswer{now(), now(), nil, true, well})
+		checkHealth(t, h, "/healthz", 503, healthAnswer{synced, now(), &no, true, well})
 		health.SetNodeEligible(true)
 
 		r.plane.set(func() { r.plane.fail["sync"] = 1000 })
 		r.add(1)
 		r.sleep(2 * time.Minute)
 		ill := both(familyAnswer{synced, false})
-		check("/livez", 503, answer{synced, now(), nil, false, ill})
-		check("/healthz", 503, answer{synced, now(), &yes, false, ill})
+		checkHealth(t, h, "/livez", 503, healthAnswer{synced, now(), nil, false, ill})
+		checkHealth(t, h, "/healthz", 503, healthAnswer{synced, now(), &yes, false, ill})
 	})
 	if got := ask(h, "/other").StatusCode; got != 404 {
 		t.Errorf("/other answers %d, want 404", got)
@@ -315,6 +319,32 @@ func TestHealthPortOfUnhealthyNode(t *testing.T) {
 	got := fetch(t, at)
 	if got.code != 503 || !strings.Contains(got.body, `"serviceProxyHealthy": false`) {
 		t.Errorf("answer %d %s, want 503 and serviceProxyHealthy false", got.code, got.body)
+	}
+}
+
+// TestLoopServesHealthPorts goes all the way from a Service to an answer, in
+// real time: a bubble's time stands still while somebody listens.
+func TestLoopServesHealthPorts(t *testing.T) {
+	at := freeAddr(t, "127.0.0.1")
+	log := slog.New(slog.DiscardHandler)
+	health := control.NewHealth(time.Minute, nil)
+	r := start(t, control.Config{Log: log, Health: health, HealthPorts: control.NewHealthPorts(health, log)})
+	r.update(func(s *service.Store) bool {
+		node := hcnp([]string{"127.0.0.1"}).Node
+		node.Name = "n1"
+		v := svc(1)
+		v.External, v.HealthCheckNodePort = service.Local, at.Port()
+		ep := slice(1, 2)
+		ep.Endpoints[0].Node = "n1"
+		return s.SetNode(node) && s.SetService(v) && s.SetSlice(ep)
+	})
+	r.loop.Synced()
+	if got := fetch(t, at); got.code != 200 || got.service(t) != "s1" {
+		t.Errorf("answer %d %s, want 200 for s1", got.code, got.body)
+	}
+	r.stop()
+	if _, err := net.DialTimeout("tcp", at.String(), time.Second); err == nil {
+		t.Error("still listening after Run")
 	}
 }
 

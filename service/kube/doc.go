@@ -16,6 +16,10 @@
 // The rules are those of kube-proxy 1.36, with one difference: a source range
 // that cannot be parsed leaves the Service restricted instead of open.
 //
+// The sources of objects, kube/watch and kube/manifests, share the rest: a
+// [Converter] makes an [Entry] of an object, and a [Mirror] turns what a source
+// has seen into changes of the Store behind a [Sink].
+//
 // [Slim] cuts API objects down to the fields read here, for informers that hold
 // on to them. An [Interner] lets many slices share their strings.
 package kube

@@ -135,14 +135,15 @@ func (m *Mirror) Set(object service.Object, e Entry) func(*service.Store) bool {
 }
 
 // Replace returns the change that makes the Store hold entries and nothing else
-// from this source. Mirror keeps the map. Zero entries are allowed.
+// from this source. Mirror keeps the map. Zero entries are allowed; what has not
+// changed, to the pointer, is not put again.
 func (m *Mirror) Replace(entries map[service.Object]Entry) func(*service.Store) bool {
 	old := m.known
-	put := make([]Entry, 0, len(entries))
+	var put []Entry
 	for object, e := range entries {
 		if e.IsZero() {
 			delete(entries, object)
-		} else {
+		} else if e != old[object] {
 			put = append(put, e)
 		}
 	}

@@ -177,23 +177,22 @@ func (c *sliceConversion) endpoints() {
 // address returns the first address of in. The others are copies by contract,
 // and nobody has ever used them.
 func (c *sliceConversion) address(in *discoveryv1.Endpoint, i int) (netip.Addr, bool) {
-	path := at("endpoints", i) + ".addresses"
 	if len(in.Addresses) == 0 {
-		c.add(reasonAddress, path, "is empty; the endpoint is not used")
+		c.add(reasonAddress, at("endpoints", i)+".addresses", "is empty; the endpoint is not used")
 		return netip.Addr{}, false
 	}
-	path = at(path, 0)
+	path := func() string { return at("endpoints", i) + ".addresses[0]" } // rarely needed
 	a, err := parseAddr(in.Addresses[0])
 	if err != nil {
-		c.add(reasonAddress, path, "%v; the endpoint is not used", err)
+		c.add(reasonAddress, path(), "%v; the endpoint is not used", err)
 		return a, false
 	}
 	if f := service.FamilyOf(a); f != c.out.Family {
-		c.add(reasonAddress, path, "%v is an %v address in a slice of type %v; the endpoint is not used", a, f, c.out.Family)
+		c.add(reasonAddress, path(), "%v is an %v address in a slice of type %v; the endpoint is not used", a, f, c.out.Family)
 		return a, false
 	}
 	if err := checkEndpoint(a); err != nil {
-		c.add(reasonAddress, path, "%v %v; the endpoint is not used", a, err)
+		c.add(reasonAddress, path(), "%v %v; the endpoint is not used", a, err)
 		return a, false
 	}
 	return a, true

@@ -51,7 +51,36 @@ func endpoint(addr string, change func(*service.SliceEndpoint)) service.SliceEnd
 	return e
 }
 
-func TestSlice(t *testing.T) {
+// A sliceCase says what a change of webSlice does to the result, in the manner of
+// serviceCase.
+type sliceCase struct {
+	name   string
+	in     func(*discoveryv1.EndpointSlice)
+	want   func(*service.Slice)
+	none   bool
+	fields []string
+}
+
+func runSliceCases(t *testing.T, cases []sliceCase) {
+	t.Helper()
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			got, problems := Slice(webSlice(tc.in))
+			want := converted(tc.want)
+			if tc.none {
+				want = nil
+			}
+			if d := cmp.Diff(got, want, values); d != "" {
+				t.Errorf("Slice (-got +want):\n%s", d)
+			}
+			if d := cmp.Diff(fields(problems), tc.fields, values); d != "" {
+				t.Errorf("fields of problems (-got +want):\n%s\nproblems: %v", d, problems)
+			}
+		})
+	}
+}
+
+func TestSliceAddresses(t *testing.T) {
 	addresses := func(list ...string) func(*discoveryv1.EndpointSlice) {
 		return func(o *discoveryv1.EndpointSlice) {
 			o.Endpoints = nil
@@ -62,13 +91,7 @@ func TestSlice(t *testing.T) {
 	}
 	nobody := func(s *service.Slice) { s.Endpoints = nil }
 	first := []string{"endpoints[0].addresses[0]"}
-	for _, tc := range []struct {
-		name   string
-		in     func(*discoveryv1.EndpointSlice)
-		want   func(*service.Slice)
-		none   bool
-		fields []string
-	}{
+	runSliceCases(t, []sliceCase{
 		{name: "plain"},
 		{name: "no service", none: true, in: func(o *discoveryv1.EndpointSlice) { o.Labels = nil }},
 		{name: "FQDN", none: true, in: func(o *discoveryv1.EndpointSlice) { o.AddressType = discoveryv1.AddressTypeFQDN }},
@@ -96,6 +119,11 @@ func TestSlice(t *testing.T) {
 		{name: "only the first address counts", in: func(o *discoveryv1.EndpointSlice) {
 			o.Endpoints[0].Addresses = []string{"10.244.1.2", "nonsense"}
 		}},
+	})
+}
+
+func TestSliceContent(t *testing.T) {
+	runSliceCases(t, []sliceCase{
 		{
 			name: "conditions, node and hints",
 			in: func(o *discoveryv1.EndpointSlice) {
@@ -147,21 +175,7 @@ func TestSlice(t *testing.T) {
 		{name: "trigger time that is none", in: func(o *discoveryv1.EndpointSlice) {
 			o.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: "yesterday"}
 		}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			got, problems := Slice(webSlice(tc.in))
-			want := converted(tc.want)
-			if tc.none {
-				want = nil
-			}
-			if d := cmp.Diff(got, want, values); d != "" {
-				t.Errorf("Slice (-got +want):\n%s", d)
-			}
-			if d := cmp.Diff(fields(problems), tc.fields, values); d != "" {
-				t.Errorf("fields of problems (-got +want):\n%s\nproblems: %v", d, problems)
-			}
-		})
-	}
+	})
 }
 
 func TestAnySliceTakesHeadless(t *testing.T) {

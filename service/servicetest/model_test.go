@@ -2,6 +2,7 @@ package servicetest_test
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -90,29 +91,10 @@ func (m *model) nodePortAddr(a netip.Addr) bool {
 }
 
 // endpoints returns what the slices say of one port, one entry for each address
-// and port.
-func (m *model) endpoints(v *service.Service, p service.ServicePort, f service.Family) map[netip.AddrPort]service.SliceEndpoint {
-	out := make(map[netip.AddrPort]service.SliceEndpoint)
-	for _, s := range m.slices {
-		if s.Service != v.Name || s.Family != f {
-			continue
-		}
-		for _, sp := range s.Ports {
-			if sp.Name != p.Name || sp.Protocol != p.Protocol {
-				continue
-			}
-			for _, e := range s.Endpoints {
-				out[netip.AddrPortFrom(e.Addr, sp.Port)] = e
-			}
-		}
-	}
-	return out
-}
-
-// ambiguous reports whether slices contradict each other about an endpoint of
-// the port. Which entry counts then is tested elsewhere; here it is left out.
-func (m *model) ambiguous(v *service.Service, p service.ServicePort, f service.Family) bool {
-	seen := make(map[netip.AddrPort]bool)
+// and port. Of several entries the one that does not terminate counts; ok is
+// false when that does not settle it. Which one counts then is nobody's promise.
+func (m *model) endpoints(v *service.Service, p service.ServicePort, f service.Family) (out map[netip.AddrPort]service.SliceEndpoint, ok bool) {
+	all := make(map[netip.AddrPort][]service.SliceEndpoint)
 	for _, s := range m.slices {
 		for _, sp := range s.Ports {
 			if s.Service != v.Name || s.Family != f || sp.Name != p.Name || sp.Protocol != p.Protocol {
@@ -120,14 +102,23 @@ func (m *model) ambiguous(v *service.Service, p service.ServicePort, f service.F
 			}
 			for _, e := range s.Endpoints {
 				a := netip.AddrPortFrom(e.Addr, sp.Port)
-				if seen[a] {
-					return true
-				}
-				seen[a] = true
+				all[a] = append(all[a], e)
 			}
 		}
 	}
-	return false
+	out = make(map[netip.AddrPort]service.SliceEndpoint)
+	for a, list := range all {
+		if stay := slices.DeleteFunc(slices.Clone(list), func(e service.SliceEndpoint) bool { return e.Terminating }); len(stay) > 0 {
+			list = stay
+		}
+		for _, e := range list[1:] {
+			if !reflect.DeepEqual(e, list[0]) {
+				return nil, false
+			}
+		}
+		out[a] = list[0]
+	}
+	return out, true
 }
 
 type pools struct {
@@ -196,10 +187,11 @@ func (m *model) resolve(fl service.Flow) (out service.Outcome, ok bool) {
 		return service.Outcome{Verdict: m.unclaimed(fl)}, true
 	}
 	f := family(fl.Dst.Addr())
-	if m.ambiguous(v, p, f) {
+	eps, ok := m.endpoints(v, p, f)
+	if !ok {
 		return out, false
 	}
-	ps := m.pools(m.endpoints(v, p, f))
+	ps := m.pools(eps)
 	switch {
 	case !ps.usable:
 		return service.Outcome{Verdict: service.Reject}, true

@@ -2,6 +2,7 @@ package servicetest
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -153,4 +154,25 @@ func sameOutcome(a, b service.Outcome) bool {
 		return slices.SortedFunc(slices.Values(h), func(a, b service.Hop) int { return a.Endpoint.Addr.Compare(b.Endpoint.Addr) })
 	}
 	return a.Verdict == b.Verdict && slices.Equal(sorted(a.Hops), sorted(b.Hops))
+}
+
+// PortOf returns the port and frontend that fl is sent to, or nil: for Except,
+// so that a dataplane can say which ports it deviates for.
+func PortOf(snap *service.Snapshot, fl service.Flow) (*service.Port, *service.Frontend) {
+	wild := netip.AddrPortFrom(service.FamilyOf(fl.Dst.Addr()).Any(), fl.Dst.Port())
+	nodePorts := snap.Node.AnswersNodePorts(fl.Dst.Addr())
+	var port *service.Port
+	var frontend *service.Frontend
+	for _, p := range snap.Ports {
+		for i := range p.Frontends {
+			switch fe := &p.Frontends[i]; {
+			case p.ID.Protocol != fl.Protocol:
+			case fe.Kind != service.NodePort && fe.Addr == fl.Dst:
+				return p, fe
+			case fe.Kind == service.NodePort && nodePorts && fe.Addr == wild:
+				port, frontend = p, fe
+			}
+		}
+	}
+	return port, frontend
 }

@@ -10,23 +10,27 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds how much one object may expand to through aliases.
-const maxNodes = 1 << 22
+// How much one object may expand to through aliases, and how deep. No object of
+// ours is deeper than a dozen levels.
+const (
+	maxNodes = 1 << 18
+	maxDepth = 100
+)
 
 // A decoder fills an API object from a YAML tree. It compares the tree with the
 // type while the lines are still known, and leaves the decoding to the object's
 // own JSON methods.
 type decoder struct {
 	*parser
-	nodes int
+	nodes, depth int
 }
 
 // into decodes n into o, a pointer to a struct. Errors go to the parser; o is
 // then not to be used.
 func (d *decoder) into(n *yaml.Node, path string, o any) {
-	before := len(d.errs)
+	before := d.failed
 	v := d.value(n, reflect.TypeOf(o).Elem(), path)
-	if len(d.errs) > before {
+	if d.failed > before {
 		return
 	}
 	data, err := json.Marshal(v)
@@ -41,10 +45,11 @@ func (d *decoder) into(n *yaml.Node, path string, o any) {
 // value returns what encoding/json wants to see for n, and records where n does
 // not fit t.
 func (d *decoder) value(n *yaml.Node, t reflect.Type, path string) any {
-	if d.nodes++; d.nodes > maxNodes {
-		if d.nodes == maxNodes+1 {
-			d.fail(n.Line, path, "the object is too large: its aliases expand without end")
-		}
+	d.nodes++
+	d.depth++
+	defer func() { d.depth-- }()
+	if d.nodes > maxNodes || d.depth > maxDepth {
+		d.fail(n.Line, "", "the object is too large or too deep")
 		return nil
 	}
 	line := n.Line

@@ -55,15 +55,22 @@ func isSeparator(line []byte) bool {
 	return ok && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
 }
 
+// maxErrors bounds what is said about one file.
+const maxErrors = 100
+
 // A parser collects what is in one file.
 type parser struct {
 	file    string
 	offset  int // lines before the document
 	objects Objects
 	errs    []*Error
+	failed  int // number of errors, said or not
 }
 
 func (p *parser) fail(line int, field, format string, args ...any) {
+	if p.failed++; p.failed > maxErrors {
+		return
+	}
 	p.errs = append(p.errs, &Error{File: p.file, Line: p.offset + line, Field: field, Msg: fmt.Sprintf(format, args...)})
 }
 
@@ -144,17 +151,17 @@ func (p *parser) list(n *yaml.Node, path string) {
 
 // typed decodes n into o and records it, unless something is wrong with it.
 func (p *parser) typed(n *yaml.Node, path string, o metav1.Object) {
-	before := len(p.errs)
+	before := p.failed
 	d := decoder{parser: p}
 	d.into(n, path, o)
-	if o.GetName() == "" && len(p.errs) == before {
+	if o.GetName() == "" && p.failed == before {
 		line := n.Line
 		if m := field(n, "metadata"); m != nil {
 			line = m.Line
 		}
 		p.fail(line, join(path, "metadata.name"), "is missing")
 	}
-	if len(p.errs) > before {
+	if p.failed > before {
 		return
 	}
 	kind := text(n, "kind")

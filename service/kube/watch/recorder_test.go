@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,26 +181,34 @@ func TestRecorderIsBounded(t *testing.T) {
 func TestRecorderRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
+		var mu sync.Mutex
 		var fail error
 		attempts := 0
 		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			attempts++
 			return fail != nil, nil, fail
 		})
+		failWith := func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			attempts, fail = 0, err
+		}
 		r := newRecording(t, client, "n1")
-		fail = apierrors.NewInternalError(fmt.Errorf("etcd"))
+		failWith(apierrors.NewInternalError(fmt.Errorf("etcd")))
 		r.Send([]service.Problem{problem("a")})
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if attempts < 10 || strings.Count(r.log.String(), "level=WARN") != 1 {
 			t.Errorf("%d attempts in an hour, want some sixty and one warning; log:\n%s", attempts, r.log.String())
 		}
-		fail = nil
+		failWith(nil)
 		time.Sleep(2 * eventRetryMax)
 		if got := r.notes(t); len(got) != 1 {
 			t.Errorf("%d events after recovery, want 1", len(got))
 		}
-		attempts, fail = 0, apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "", fmt.Errorf("namespace is being terminated"))
+		failWith(apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "", fmt.Errorf("namespace is being terminated")))
 		r.Send([]service.Problem{problem("b")})
 		time.Sleep(time.Hour)
 		synctest.Wait()

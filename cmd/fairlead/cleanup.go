@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fairlead-project/fairlead/iptables"
+	"github.com/fairlead-project/fairlead/iptables/xt"
+)
+
+const cleanupUsage = `fairlead cleanup removes every rule and chain fairlead has put in the kernel,
+in both variants of iptables and both families, as far as the tools are
+installed. It needs no API server. Rules of other programs, kernel parameters
+and tracked connections stay.
+
+Usage:
+  fairlead cleanup [flags]`
+
+// cleanup is the subcommand. It goes on after a failure and reports all of them.
+func (c command) cleanup(ctx context.Context, args []string) error {
+	var f flags
+	if _, err := c.parse(cleanupUsage, args, f.addLog); err != nil {
+		return err
+	}
+	cfg := iptables.DefaultConfig()
+	cfg.Log = c.logger(f.Verbosity)
+	tools, err := everyTool()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range tools {
+		run := xt.NewExec(xt.ExecConfig{IPv4: t.paths, IPv6: t.paths, Legacy: t.variant == iptables.Legacy})
+		removed, err := sweep(ctx, cfg, run, t.family)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", t.paths.Save, err))
+		case removed > 0:
+			fmt.Fprintf(c.out, "%s: removed %d chains\n", t.paths.Save, removed)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// A toolSet is what manages the rules of one family in one variant.
+type toolSet struct {
+	variant iptables.Variant
+	family  xt.Family
+	paths   xt.Paths
+}
+
+// everyTool returns all that is installed, an error if that is nothing.
+func everyTool() ([]toolSet, error) {
+	var out []toolSet
+	var missing []error
+	for _, f := range []xt.Family{xt.IPv4, xt.IPv6} {
+		before := len(out)
+		for _, v := range []iptables.Variant{iptables.NFT, iptables.Legacy} {
+			if paths, err := xt.Locate(f, string(v)); err != nil {
+				missing = append(missing, err)
+			} else {
+				out = append(out, toolSet{v, f, paths})
+			}
+		}
+		if len(out) > before {
+			continue
+		}
+		// Before 1.8, and in images with one variant, only the plain names are
+		// there. Taking the lock that the nft variant does not need is harmless.
+		if paths, err := xt.Locate(f, ""); err != nil {
+			missing = append(missing, err)
+		} else {
+			out = append(out, toolSet{iptables.Legacy, f, paths})
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no iptables tools found: %w", errors.Join(missing...))
+	}
+	return out, nil
+}
+
+// sweep removes what is ours in one family and returns how many chains that
+// were.
+func sweep(ctx context.Context, cfg iptables.Config, run *xt.Exec, f xt.Family) (int, error) {
+	// A look that loads no kernel module: where nothing is ours, nothing need be
+	// touched.
+	s, err := run.Survey(ctx, f)
+	if err != nil || s.Own == 0 {
+		return 0, err
+	}
+	cfg.Families = []xt.Family{f}
+	plane, err := iptables.New(cfg, run, nil)
+	if err != nil {
+		return 0, err
+	}
+	return s.Own, plane.Cleanup(ctx)
+}

@@ -1,0 +1,30 @@
+// Command fairlead replaces kube-proxy: it puts the Services of a Kubernetes
+// cluster, or of a folder of manifests, in force on the node it runs on.
+//
+// Without a subcommand it takes kube-proxy's flags and runs until it is told to
+// stop, and leaves the rules in place then, so that a restart disturbs nobody.
+// The subcommands are tools over the same code:
+//
+//	fairlead plan     print what would be put in force; no root, no cluster
+//	fairlead trace    explain what happens to a packet
+//	fairlead cleanup  remove everything fairlead has put in the kernel
+//
+// # Exit status
+//
+//	0  it did what it was asked to, or was told to stop
+//	1  it could not
+//	2  the command line is wrong
+//
+// # What is where
+//
+//	main.go      subcommands, exit status
+//	flags.go     the flags, in groups that subcommands share
+//	config.go    flags to the Config of every package
+//	node.go      flags, Node object and local addresses to service.Node; pure
+//	addrs.go     the addresses of this machine, as they come and go
+//	families.go  which address families to serve; pure
+//	planes.go    the one place that knows every dataplane
+//	run.go       wiring, in the order of start
+//
+// The tests in house_test.go hold the whole repository to its rules.
+package main

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairlead-project/fairlead/iptables"
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/sysctl"
+)
+
+// An engine is a dataplane whose tools have been found and tried, before it is
+// known which families to serve.
+type engine interface {
+	// unusable says for each family why it cannot be served, nil if it can.
+	unusable() [service.NumFamilies]error
+	// sysctls are the kernel parameters the dataplane needs on node n.
+	sysctls(n *service.Node, families []service.Family) []sysctl.Setting
+	// open returns the dataplane. The sysctls are set.
+	open(families []service.Family) (service.Dataplane, error)
+}
+
+// An engineConfig is what finding an engine needs.
+type engineConfig struct {
+	Flags    *flags
+	Log      *slog.Logger
+	Registry prometheus.Registerer
+}
+
+// A findFunc finds the tools of a dataplane and what the kernel offers it. The
+// error names what is missing.
+type findFunc func(context.Context, engineConfig) (engine, error)
+
+// engines are the dataplanes by the name --proxy-mode has for them.
+func engines() map[string]findFunc {
+	return map[string]findFunc{"iptables": findIptables}
+}
+
+// futureModes are words that --proxy-mode has, or had, in kube-proxy and that no
+// engine stands behind.
+func futureModes() []string { return []string{"ipvs", "nftables", "userspace"} }
+
+// parseMode returns the key of engines that s means. Empty means iptables, as it
+// does to kube-proxy 1.36.
+func parseMode(s string) (string, error) {
+	if s == "" {
+		return "iptables", nil
+	}
+	available := strings.Join(slices.Sorted(maps.Keys(engines())), ", ")
+	switch {
+	case engines()[s] != nil:
+		return s, nil
+	case slices.Contains(futureModes(), s):
+		return "", fmt.Errorf("proxy mode %s is not available in this version; available: %s", s, available)
+	default:
+		return "", fmt.Errorf("unknown proxy mode %q; valid: %s", s, available)
+	}
+}
+
+// iptablesEngine is the iptables dataplane.
+type iptablesEngine struct {
+	cfg     engineConfig
+	tools   iptables.Tools
+	run     xt.Runner
+	metrics *iptables.Metrics
+}
+
+func findIptables(ctx context.Context, c engineConfig) (engine, error) {
+	tools, err := iptables.Detect(ctx, iptables.Variant(c.Flags.Variant))
+	if err != nil {
+		return nil, fmt.Errorf("find iptables: %w", err)
+	}
+	c.Log.Info("iptables found", "variant", tools.Variant, "version", tools.Version,
+		"families", familyNames(tools.Families), "because", tools.Reason)
+	m := iptables.NewMetrics(c.Registry)
+	run := tools.Exec(0, m.LockWaited)
+	support, err := tools.Probe(ctx, run)
+	if err != nil {
+		return nil, fmt.Errorf("try iptables: %w", err)
+	}
+	if !support.SCTP {
+		c.Log.Warn("SCTP ports cannot be matched; perhaps the kernel lacks xt_sctp")
+	}
+	return &iptablesEngine{cfg: c, tools: tools, run: run, metrics: m}, nil
+}
+
+func (e *iptablesEngine) unusable() [service.NumFamilies]error {
+	var out [service.NumFamilies]error
+	for f, err := range e.tools.Missing {
+		out[f] = err
+	}
+	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) && out[service.IPv6] == nil {
+		out[service.IPv6] = errors.New("the kernel has no IPv6: /proc/net/if_inet6 does not exist")
+	}
+	return out
+}
+
+func (e *iptablesEngine) sysctls(n *service.Node, families []service.Family) []sysctl.Setting {
+	if n.LocalhostPorts && slices.Contains(families, service.IPv4) {
+		return []sysctl.Setting{sysctl.RouteLocalnet()}
+	}
+	return nil
+}
+
+func (e *iptablesEngine) open(families []service.Family) (service.Dataplane, error) {
+	cfg := iptablesConfig(e.cfg.Flags)
+	cfg.RandomFully = e.tools.RandomFully
+	cfg.Log = e.cfg.Log
+	for _, f := range families {
+		cfg.Families = append(cfg.Families, xt.Family(f))
+	}
+	// Without the module there are no invalid packets to drop either.
+	liberal, err := sysctl.TCPBeLiberal("/")
+	if err != nil {
+		e.cfg.Log.Warn("cannot read nf_conntrack_tcp_be_liberal; taking it to be off", "err", err)
+	}
+	cfg.DropInvalid = !liberal
+	return iptables.New(cfg, e.run, e.metrics)
+}
+
+// iptablesConfig is what the command line says of the rules.
+func iptablesConfig(f *flags) iptables.Config {
+	cfg := iptables.DefaultConfig()
+	cfg.MasqueradeBit = f.MasqueradeBit
+	return cfg
+}
+
+// familyNames returns families as text: a list of small numbers would be logged
+// as bytes.
+func familyNames(families []xt.Family) []string {
+	var out []string
+	for _, f := range families {
+		out = append(out, f.String())
+	}
+	return out
+}
