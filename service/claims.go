@@ -25,9 +25,13 @@ type claimant struct {
 const healthCheck = -1
 
 // compare orders claimants: the first one gets what it claims. Kubernetes leaves
-// this undefined; here the older Service wins, then the one first by name.
+// this undefined; here a cluster IP, which only the API server hands out, goes
+// before what a user may write (CVE-2020-8554); then the older Service wins, then
+// the one first by name.
 func (c claimant) compare(o claimant) int {
+	rank := func(k Kind) int { return min(int(k), 1) }
 	return cmp.Or(
+		cmp.Compare(rank(c.kind), rank(o.kind)),
 		c.svc.Created.Compare(o.svc.Created),
 		c.svc.Name.Compare(o.svc.Name),
 		cmp.Compare(c.port, o.port),
@@ -93,9 +97,9 @@ type ledger map[claim][]claimant
 func (l ledger) add(v *Service, disturb func(Name)) {
 	for c, who := range v.claims() {
 		list := l[c]
+		notify(list, v, disturb) // before Insert, which shifts the list in place
 		i, _ := slices.BinarySearchFunc(list, who, claimant.compare)
 		l[c] = slices.Insert(list, i, who)
-		notify(list, v, disturb)
 	}
 }
 
@@ -138,6 +142,8 @@ func (l ledger) wins(c claim, who claimant) (bool, Problem) {
 	switch {
 	case first.svc == who.svc:
 		by = "another port of this Service"
+	case first.kind == ClusterIP && who.kind != ClusterIP:
+		by = "the Service " + first.svc.Name.String() + ", whose cluster IP it is"
 	case first.svc.Created.Equal(who.svc.Created):
 		by = "the Service " + first.svc.Name.String() + ", which is first by name"
 	}
