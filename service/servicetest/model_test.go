@@ -46,21 +46,25 @@ func family(a netip.Addr) service.Family {
 func (m *model) local(a netip.Addr) bool { return slices.Contains(m.node.Addrs, a) }
 
 // find returns whose fl is, and as what. The first Service that claims an
-// address has it; an exact address comes before a node port.
+// address has it, but a cluster IP comes before all else and an exact address
+// before a node port.
 func (m *model) find(fl service.Flow) (*service.Service, service.ServicePort, service.Kind, bool) {
 	dst, f := fl.Dst.Addr(), family(fl.Dst.Addr())
-	for _, v := range m.services {
-		for _, p := range v.Ports {
-			if p.Protocol != fl.Protocol || p.Port != fl.Dst.Port() || !slices.Contains(v.Families, f) {
-				continue
-			}
-			switch {
-			case slices.Contains(v.ClusterIPs, dst):
-				return v, p, service.ClusterIP, true
-			case slices.Contains(v.ExternalIPs, dst):
-				return v, p, service.ExternalIP, true
-			case slices.Contains(v.LoadBalancerIPs, dst):
-				return v, p, service.LoadBalancerIP, true
+	for _, kind := range []service.Kind{service.ClusterIP, service.ExternalIP} {
+		for _, v := range m.services {
+			for _, p := range v.Ports {
+				if p.Protocol != fl.Protocol || p.Port != fl.Dst.Port() || !slices.Contains(v.Families, f) {
+					continue
+				}
+				switch {
+				case kind == service.ClusterIP && slices.Contains(v.ClusterIPs, dst):
+					return v, p, service.ClusterIP, true
+				case kind == service.ClusterIP:
+				case slices.Contains(v.ExternalIPs, dst):
+					return v, p, service.ExternalIP, true
+				case slices.Contains(v.LoadBalancerIPs, dst):
+					return v, p, service.LoadBalancerIP, true
+				}
 			}
 		}
 	}
