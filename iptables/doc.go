@@ -57,7 +57,8 @@
 // Session affinity is kept by xt_recent, which remembers 100 clients for each
 // endpoint unless the module was loaded with a larger ip_list_tot; the client
 // not seen for longest is forgotten first. nf_tables refuses rulesets in which a
-// packet could be nested in more than 16 chains; the deepest way here is 15.
+// packet could be nested in more than 16 chains; the deepest way here is 15,
+// and the length of the way through a tree is bounded for that.
 //
 // # Review notes
 //

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/service"
@@ -201,5 +202,45 @@ func TestConfigValidate(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestHostileDepth makes the deepest rules there can be: load-balancer IPs each
+// one digit longer alike, allowed callers, more endpoints than one chain picks
+// from. AppendText refuses what nf_tables would.
+func TestHostileDepth(t *testing.T) {
+	name := service.Name{Namespace: "default", Name: "deep"}
+	svc := &service.Service{
+		Name: name, Families: []service.Family{service.IPv6},
+		ClusterIPs:   []netip.Addr{netip.MustParseAddr("fd00:10:96::1")},
+		SourceRanges: []netip.Prefix{netip.MustParsePrefix("2001:db8:51::/64")}, Restricted: true,
+		Affinity: time.Hour,
+	}
+	base := netip.MustParseAddr("2001:db8::").As16()
+	svc.LoadBalancerIPs = append(svc.LoadBalancerIPs, netip.AddrFrom16(base))
+	for digit := 8; digit < 32; digit++ {
+		a := base
+		a[digit/2] |= 1 << (4 * (1 - digit%2))
+		svc.LoadBalancerIPs = append(svc.LoadBalancerIPs, netip.AddrFrom16(a))
+	}
+	slice := &service.Slice{Service: name, Name: "deep", Family: service.IPv6}
+	for i := range uint16(2 * leafSize) {
+		port := service.ServicePort{Name: fmt.Sprint(i), Port: 1000 + i, NodePort: 30000 + i}
+		svc.Ports = append(svc.Ports, port)
+		slice.Ports = append(slice.Ports, service.SlicePort{Name: port.Name, Port: 8080})
+		addr := netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)})
+		slice.Endpoints = append(slice.Endpoints, service.SliceEndpoint{Addr: addr, Ready: true, Serving: true})
+	}
+	st := service.NewStore()
+	st.SetNode(service.Node{Name: "n1", PortAddrs: [2][]netip.Prefix{1: {netip.MustParsePrefix("::/0")}}})
+	st.SetService(svc)
+	st.SetSlice(slice)
+	snap := st.Snapshot()
+	for _, bpf := range []bool{true, false} {
+		cfg := DefaultConfig()
+		cfg.BPF = bpf
+		if _, err := Plan(snap, cfg, xt.IPv6).AppendText(nil); err != nil {
+			t.Errorf("bpf=%v: %v", bpf, err)
+		}
 	}
 }

@@ -53,10 +53,11 @@ func (p *pace) fail(start, end time.Time) {
 	p.retry = end.Add(p.backoff)
 }
 
-// audited notes that an audit ended. The next is a period away, more or less:
-// the nodes of a cluster start together and should not stay in step.
+// audited notes that an audit ended. The next comes within the period, so that
+// damage is repaired within it, and at a random time, since the nodes of a cluster
+// start together and should not stay in step.
 func (p *pace) audited(end time.Time) {
-	p.audit = end.Add(time.Duration((0.9 + 0.2*rand.Float64()) * float64(p.cfg.SyncPeriod)))
+	p.audit = end.Add(time.Duration((0.75 + 0.2*rand.Float64()) * float64(p.cfg.SyncPeriod)))
 }
 
 // rest makes the next sync wait so long that syncing keeps to its share.

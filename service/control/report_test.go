@@ -174,7 +174,7 @@ func TestMetrics(t *testing.T) {
 		triggered(1, 4, time.Now())
 		r.sleep(time.Second)
 		r.update(func(s *service.Store) bool { return s.SetSlice(slice(99, 2)) }) // no such Service
-		r.sleep(150 * time.Minute)                                                // two audits, whatever the jitter
+		r.sleep(130 * time.Minute)                                                // two audits, whatever the jitter
 	})
 	metrics.ObserveConntrack(service.IPv6, time.Second, 7)
 	for _, tt := range []struct {
