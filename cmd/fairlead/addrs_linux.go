@@ -40,19 +40,25 @@ func readAddrs() (localAddrs, error) {
 			found = append(found, ifaceAddr{Addr: a.Unmap(), Index: list[i].LinkIndex})
 		}
 	}
-	var uplink [service.NumFamilies]int
+	var way [service.NumFamilies]uplink
 	for family, id := range [service.NumFamilies]int{service.IPv4: netlink.FAMILY_V4, service.IPv6: netlink.FAMILY_V6} {
-		uplink[family] = defaultRoute(id)
+		way[family] = defaultRoute(id)
 	}
-	return sortAddrs(found, uplink), nil
+	return sortAddrs(found, way), nil
 }
 
-// defaultRoute returns the index of the interface the default route leaves by,
-// zero if there is none or it cannot be told.
-func defaultRoute(family int) int {
+// An uplink is how the default route leaves this machine.
+type uplink struct {
+	Index  int        // of the interface; zero if there is no default route
+	Source netip.Addr // that the route prefers; the zero Addr if it does not say
+}
+
+// defaultRoute returns the uplink of a family, the zero uplink if there is none
+// or it cannot be told.
+func defaultRoute(family int) uplink {
 	routes, err := netlink.RouteList(nil, family)
 	if err != nil {
-		return 0
+		return uplink{}
 	}
 	var best *netlink.Route
 	for i := range routes {
@@ -65,9 +71,10 @@ func defaultRoute(family int) int {
 		}
 	}
 	if best == nil {
-		return 0
+		return uplink{}
 	}
-	return best.LinkIndex
+	src, _ := netip.AddrFromSlice(best.Src) // the zero Addr if there is none
+	return uplink{Index: best.LinkIndex, Source: src.Unmap()}
 }
 
 func isDefault(r *netlink.Route) bool {
@@ -78,17 +85,11 @@ func isDefault(r *netlink.Route) bool {
 // sortAddrs makes localAddrs of what the kernel lists. Loopback addresses are
 // left out by their value, not by their interface: an address that somebody put
 // on lo is as local as any other.
-func sortAddrs(found []ifaceAddr, uplink [service.NumFamilies]int) localAddrs {
+func sortAddrs(found []ifaceAddr, way [service.NumFamilies]uplink) localAddrs {
 	var out localAddrs
 	slices.SortStableFunc(found, func(a, b ifaceAddr) int { return cmp.Compare(a.Index, b.Index) })
-	for _, on := range []bool{true, false} { // on the uplink first
-		for _, a := range found {
-			f := service.FamilyOf(a.Addr)
-			if out.Outward[f].IsValid() || (a.Index == uplink[f]) != on || !a.Addr.IsGlobalUnicast() {
-				continue
-			}
-			out.Outward[f] = a.Addr
-		}
+	for f := range out.Outward {
+		out.Outward[f] = outward(found, service.Family(f), way[f])
 	}
 	for _, a := range found {
 		if !a.Addr.IsLoopback() {
@@ -98,6 +99,39 @@ func sortAddrs(found []ifaceAddr, uplink [service.NumFamilies]int) localAddrs {
 	slices.SortFunc(out.All, netip.Addr.Compare)
 	out.All = slices.Compact(out.All)
 	return out
+}
+
+// outward chooses the address by which the machine is most likely known: the one
+// its default route prefers, else the first where that leaves, else the first of
+// all.
+func outward(found []ifaceAddr, f service.Family, way uplink) netip.Addr {
+	var first, onUplink netip.Addr
+	for _, a := range found {
+		switch {
+		case service.FamilyOf(a.Addr) != f || !a.Addr.IsGlobalUnicast():
+		case a.Addr == way.Source:
+			return a.Addr
+		case a.Index == way.Index && !onUplink.IsValid():
+			onUplink = a.Addr
+		case !first.IsValid():
+			first = a.Addr
+		}
+	}
+	if onUplink.IsValid() {
+		return onUplink
+	}
+	return first
+}
+
+// keep returns a with the outward addresses of old, as far as they are still
+// there: an address that comes does not change what the machine is known by.
+func (a localAddrs) keep(old localAddrs) localAddrs {
+	for f, addr := range old.Outward {
+		if _, there := slices.BinarySearchFunc(a.All, addr, netip.Addr.Compare); there {
+			a.Outward[f] = addr
+		}
+	}
+	return a
 }
 
 // watchAddrs calls changed with the addresses of this machine whenever they have
@@ -140,6 +174,7 @@ func followAddrs(ctx context.Context, last *localAddrs, changed func(localAddrs)
 		if err != nil {
 			return err
 		}
+		now = now.keep(*last)
 		if !slices.Equal(now.All, last.All) || now.Outward != last.Outward {
 			*last = now
 			changed(now)

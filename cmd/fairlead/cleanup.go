@@ -53,13 +53,10 @@ type toolSet struct {
 // everyTool returns all that is installed, an error if that is nothing.
 func everyTool() ([]toolSet, error) {
 	var out []toolSet
-	var missing []error
 	for _, f := range []xt.Family{xt.IPv4, xt.IPv6} {
 		before := len(out)
 		for _, v := range []iptables.Variant{iptables.NFT, iptables.Legacy} {
-			if paths, err := xt.Locate(f, string(v)); err != nil {
-				missing = append(missing, err)
-			} else {
+			if paths, err := xt.Locate(f, string(v)); err == nil {
 				out = append(out, toolSet{v, f, paths})
 			}
 		}
@@ -68,14 +65,12 @@ func everyTool() ([]toolSet, error) {
 		}
 		// Before 1.8, and in images with one variant, only the plain names are
 		// there. Taking the lock that the nft variant does not need is harmless.
-		if paths, err := xt.Locate(f, ""); err != nil {
-			missing = append(missing, err)
-		} else {
+		if paths, err := xt.Locate(f, ""); err == nil {
 			out = append(out, toolSet{iptables.Legacy, f, paths})
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("no iptables tools found: %w", errors.Join(missing...))
+		return nil, errors.New("none of iptables, iptables-nft, iptables-legacy and their IPv6 forms is complete in PATH, with -save and -restore")
 	}
 	return out, nil
 }

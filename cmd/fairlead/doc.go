@@ -25,6 +25,9 @@
 //	families.go  which address families to serve; pure
 //	planes.go    the one place that knows every dataplane
 //	run.go       wiring, in the order of start
+//	tracker.go   the node while it runs: Node object, addresses
+//	problems.go  what operators hear about objects
+//	offline.go   what plan and trace have in common
 //
 // The tests in house_test.go hold the whole repository to its rules.
 package main

@@ -32,10 +32,14 @@ type worldFlags struct {
 	Zone      string
 }
 
-func (w *worldFlags) add(fs *pflag.FlagSet) {
-	fs.StringSliceVarP(&w.Files, "file", "f", nil, "file or folder of manifests; may be given more than once")
-	fs.StringVar(&w.Dataplane, "dataplane", "iptables", "dataplane to plan for")
+func (w *worldFlags) addPlan(fs *pflag.FlagSet) {
+	w.add(fs)
 	fs.StringVar(&w.Family, "family", "both", "address family: ipv4, ipv6 or both")
+}
+
+func (w *worldFlags) add(fs *pflag.FlagSet) {
+	fs.StringArrayVarP(&w.Files, "file", "f", nil, "file or folder of manifests; may be given more than once")
+	fs.StringVar(&w.Dataplane, "dataplane", "iptables", "dataplane to plan for")
 	fs.StringSliceVar(&w.NodeAddrs, "node-addresses", nil, "addresses of the node; the first of each family is its primary one")
 	fs.StringVar(&w.Zone, "node-zone", "", "zone of the node, for topology hints")
 	w.addNode(fs)
@@ -67,7 +71,7 @@ func (w *worldFlags) request() (request, error) {
 		errs = append(errs, fmt.Errorf("--dataplane: %w", err))
 	}
 	switch strings.ToLower(w.Family) {
-	case "both":
+	case "both", "": // a trace goes by its packet
 		r.families = []service.Family{service.IPv4, service.IPv6}
 	case "ipv4":
 		r.families = []service.Family{service.IPv4}

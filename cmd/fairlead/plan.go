@@ -25,7 +25,7 @@ Usage:
 // plan is the subcommand.
 func (c command) plan(args []string) error {
 	var w worldFlags
-	if _, err := c.parse(planUsage, args, w.add); err != nil {
+	if _, err := c.parse(planUsage, args, w.addPlan); err != nil {
 		return err
 	}
 	req, err := w.request()

@@ -71,6 +71,7 @@ func parseMode(s string) (string, error) {
 type iptablesEngine struct {
 	cfg     engineConfig
 	tools   iptables.Tools
+	support iptables.Support
 	run     xt.Runner
 	metrics *iptables.Metrics
 }
@@ -88,10 +89,7 @@ func findIptables(ctx context.Context, c engineConfig) (engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("try iptables: %w", err)
 	}
-	if !support.SCTP {
-		c.Log.Warn("SCTP ports cannot be matched; perhaps the kernel lacks xt_sctp")
-	}
-	return &iptablesEngine{cfg: c, tools: tools, run: run, metrics: m}, nil
+	return &iptablesEngine{cfg: c, tools: tools, support: support, run: run, metrics: m}, nil
 }
 
 func (e *iptablesEngine) unusable() [service.NumFamilies]error {
@@ -114,7 +112,7 @@ func (e *iptablesEngine) sysctls(n *service.Node, families []service.Family) []s
 
 func (e *iptablesEngine) open(families []service.Family) (service.Dataplane, error) {
 	cfg := iptablesConfig(e.cfg.Flags)
-	cfg.RandomFully = e.tools.RandomFully
+	cfg.RandomFully, cfg.BPF, cfg.SCTP = e.tools.RandomFully, e.support.BPF, e.support.SCTP
 	cfg.Log = e.cfg.Log
 	for _, f := range families {
 		cfg.Families = append(cfg.Families, xt.Family(f))

@@ -213,14 +213,20 @@ func (c command) explain(snap *service.Snapshot, cfg iptables.Config, flow servi
 	results := iptables.Plan(snap, cfg, xtFamily(f)).Trace(packet(flow, &snap.Node))
 	w.add("")
 	printRules(w, results, all)
-	if got := outcome(results); !sameOutcome(got, want) {
+	got := outcome(results)
+	if !sameOutcome(got, want) {
 		w.add("")
 		w.add("The rules do NOT do what was decided. This is a bug in fairlead: please report it with this output.")
 		w.add("decided  %s", describeOutcome(want))
 		w.add("rules    %s", describeOutcome(got))
 	}
-	_, err := fmt.Fprint(c.out, w.String())
-	return err
+	if _, err := fmt.Fprint(c.out, w.String()); err != nil {
+		return fmt.Errorf("print the trace: %w", err)
+	}
+	if !sameOutcome(got, want) {
+		return errReported
+	}
+	return nil
 }
 
 // lines gathers text.

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// parseFlags parses a command line of fairlead without a subcommand.
+func parseFlags(t *testing.T, args ...string) (*flags, *pflag.FlagSet) {
+	t.Helper()
+	var f flags
+	fs, err := command{out: t.Output(), err: t.Output()}.parse("", args, f.addRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.complete(fs)
+	return &f, fs
+}
+
+func prefixes(list ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func addrs(list ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range list {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}
+
+// comparable lets cmp look into addresses.
+func comparable() cmp.Option {
+	return cmp.Options{
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	}
+}
+
+func TestConfigDefaults(t *testing.T) {
+	f, _ := parseFlags(t)
+	got, err := f.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config{
+		Mode: "iptables", Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249",
+		Node: nodeConfig{Detect: detectClusterCIDR, PortAddrs: everywhere(), LocalhostPorts: true},
+	}
+	if d := cmp.Diff(got, want, comparable()); d != "" {
+		t.Errorf("config without flags (-got +want):\n%s", d)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args []string
+		want func(*config)
+	}{
+		{"node name", []string{"--hostname-override= Node-1 "}, func(c *config) { c.Node.Name = "node-1" }},
+		{"bind address", []string{"--bind-address=172.18.0.11"}, func(c *config) { c.Node.Bind = addrs("172.18.0.11")[0] }},
+		{"mapped bind address", []string{"--bind-address=::ffff:172.18.0.11"}, func(c *config) { c.Node.Bind = addrs("172.18.0.11")[0] }},
+		{"IPv6 bind address", []string{"--bind-address=::"}, func(c *config) {
+			c.Healthz, c.Metrics = "[::]:10256", "[::1]:10249"
+		}},
+		{"IPv6 bind address, own metrics address", []string{"--bind-address=::", "--metrics-bind-address=127.0.0.1:1"}, func(c *config) {
+			c.Healthz, c.Metrics = "[::]:10256", "127.0.0.1:1"
+		}},
+		{"addresses without ports", []string{"--healthz-bind-address=127.0.0.1", "--metrics-bind-address=::1"}, func(c *config) {
+			c.Healthz, c.Metrics = "127.0.0.1:10256", "[::1]:10249"
+		}},
+		{"no servers", []string{"--healthz-bind-address=", "--metrics-bind-address=0.0.0.0:0"}, func(c *config) { c.Healthz, c.Metrics = "", "" }},
+		{"both cluster CIDRs", []string{"--cluster-cidr=10.244.0.0/16,fd00:10:244::/48"}, func(c *config) {
+			c.Node.ClusterCIDRs = [2]netip.Prefix(prefixes("10.244.0.0/16", "fd00:10:244::/48"))
+		}},
+		{"cluster CIDR with host bits", []string{"--cluster-cidr=10.244.3.4/16"}, func(c *config) { c.Node.ClusterCIDRs[0] = prefixes("10.244.0.0/16")[0] }},
+		{"bad cluster CIDR of another mode", []string{"--cluster-cidr=x", "--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"}, func(c *config) {
+			c.Node.Detect, c.Node.Interface = detectBridge, "cni0"
+		}},
+		{"interface prefix", []string{"--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"}, func(c *config) {
+			c.Node.Detect, c.Node.Interface = detectPrefix, "veth"
+		}},
+		{"primary", []string{"--nodeport-addresses=primary"}, func(c *config) { c.Node.PortPrimary, c.Node.PortAddrs = true, [2][]netip.Prefix{} }},
+		{"one family", []string{"--nodeport-addresses=172.18.0.0/16,127.0.0.0/8"}, func(c *config) {
+			c.Node.PortAddrs = [2][]netip.Prefix{prefixes("127.0.0.0/8", "172.18.0.0/16"), nil}
+		}},
+		{"repeated flag", []string{"--nodeport-addresses=172.18.0.0/16", "--nodeport-addresses=fd00::/8"}, func(c *config) {
+			c.Node.PortAddrs = [2][]netip.Prefix{prefixes("172.18.0.0/16"), prefixes("fd00::/8")}
+		}},
+		{"other switches", []string{"--masquerade-all", "--iptables-localhost-nodeports=false", "--proxy-mode=iptables", "-v", "4"}, func(c *config) {
+			c.Node.MasqueradeAll, c.Node.LocalhostPorts = true, false
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, _ := parseFlags(t, c.args...)
+			got, err := f.config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			none, _ := parseFlags(t)
+			want, err := none.config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.want(&want)
+			if d := cmp.Diff(got, want, comparable()); d != "" {
+				t.Errorf("config (-got +want):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want []string // what the error must say, each on a line of its own
+	}{
+		{[]string{"--proxy-mode=ipvs"}, []string{"--proxy-mode: proxy mode ipvs is not available in this version; available: iptables"}},
+		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available"}},
+		{[]string{"--proxy-mode=userspace"}, []string{"--proxy-mode: proxy mode userspace is not available"}},
+		{[]string{"--proxy-mode=ebpf"}, []string{`--proxy-mode: unknown proxy mode "ebpf"; valid: iptables`}},
+		{[]string{"--bind-address=eth0"}, []string{`--bind-address: "eth0" is not an IP address`}},
+		{[]string{"--bind-address=fe80::1%eth0"}, []string{"--bind-address: "}},
+		{[]string{"--healthz-bind-address=:10256"}, []string{`--healthz-bind-address: ":10256"`}},
+		{[]string{"--metrics-bind-address=127.0.0.1:http"}, []string{"--metrics-bind-address: "}},
+		{[]string{"--cluster-cidr=10.244.0.0/16,10.245.0.0/16"}, []string{"--cluster-cidr: 10.245.0.0/16 is a second CIDR of family IPv4"}},
+		{[]string{"--cluster-cidr=10.244.0.0"}, []string{`--cluster-cidr: "10.244.0.0" is not a CIDR`}},
+		{[]string{"--cluster-cidr=10.244.0.0/16,"}, []string{`--cluster-cidr: "" is not a CIDR`}},
+		{[]string{"--detect-local-mode=Magic"}, []string{`--detect-local-mode: unknown mode "Magic"; valid: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix`}},
+		{[]string{"--detect-local-mode=BridgeInterface"}, []string{"--pod-bridge-interface: is required"}},
+		{[]string{"--detect-local-mode=BridgeInterface", "--pod-bridge-interface=a b"}, []string{`--pod-bridge-interface: "a b" is not an interface name`}},
+		{[]string{"--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth+"}, []string{"--pod-interface-name-prefix: "}},
+		{[]string{"--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=a-very-long-name"}, []string{"--pod-interface-name-prefix: "}},
+		{[]string{"--nodeport-addresses=primary,10.0.0.0/8"}, []string{`--nodeport-addresses: "primary" must be alone`}},
+		{[]string{"--nodeport-addresses=10.0.0.1"}, []string{`--nodeport-addresses: "10.0.0.1" is not a CIDR`}},
+		{[]string{"--iptables-masquerade-bit=32"}, []string{"--iptables-masquerade-bit: 32 is not between 0 and 31"}},
+		{[]string{"--iptables-sync-period=0s"}, []string{"--iptables-sync-period: must be above 0", "--iptables-min-sync-period: "}},
+		{[]string{"--iptables-min-sync-period=31s"}, []string{"--iptables-min-sync-period: "}},
+		{[]string{"--iptables-variant=bpf"}, []string{`--iptables-variant: unknown variant "bpf"; valid: auto, nft, legacy`}},
+		{[]string{"--config-sync-period=-1s"}, []string{"--config-sync-period: "}},
+		{[]string{"--conntrack-min=-1", "--conntrack-udp-timeout=-1s"}, []string{"--conntrack-min: ", "--conntrack-udp-timeout: "}},
+		{[]string{"--manifests=d", "--kubeconfig=f"}, []string{"--manifests: cannot be combined"}},
+		{
+			[]string{"--proxy-mode=x", "--bind-address=y", "--cluster-cidr=z", "--v=-1"},
+			[]string{"--proxy-mode: ", "--bind-address: ", "--cluster-cidr: ", "--v: "},
+		},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			f, _ := parseFlags(t, c.args...)
+			err := f.Validate()
+			if err == nil {
+				t.Fatal("no error")
+			}
+			lines := strings.Split(err.Error(), "\n")
+			if len(lines) != len(c.want) {
+				t.Fatalf("got %d errors, want %d:\n%v", len(lines), len(c.want), err)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("got %q, want something with %q", err, w)
+				}
+			}
+		})
+	}
+}
+
+// TestCommandLine is about what a shell sees.
+func TestCommandLine(t *testing.T) {
+	for _, c := range []struct {
+		args     []string
+		code     int
+		out, err string // what the outputs must contain
+	}{
+		{[]string{"--nosuch"}, 2, "", "fairlead: unknown flag: --nosuch (see --help)\n"},
+		{[]string{"--nosuch=1"}, 2, "", "unknown flag: --nosuch"},
+		{[]string{"--proxy-mode=ipvs"}, 2, "", "proxy mode ipvs is not available in this version; available: iptables"},
+		{[]string{"--iptables-masquerade-bit=x"}, 2, "", "--iptables-masquerade-bit"},
+		{[]string{"--cluster-cidr=x", "stray"}, 2, "", `unexpected argument "stray"`},
+		{[]string{"frobnicate"}, 2, "", `unknown subcommand "frobnicate"`},
+		{[]string{"plan"}, 2, "", "--file: is required"},
+		{[]string{"plan", "-f", "x.yaml", "--dataplane=ipvs", "--family=ipx"}, 2, "", "--dataplane: proxy mode ipvs is not available"},
+		{[]string{"trace", "-f", "x.yaml"}, 2, "", "--to: "},
+		{[]string{"--kubeconfig=/does/not/exist"}, 1, "", "/does/not/exist"},
+		{[]string{"--help"}, 0, "--nodeport-addresses", ""},
+		{[]string{"plan", "--help"}, 0, "--family", ""},
+		{[]string{"--version"}, 0, "fairlead ", ""},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			var out, errs bytes.Buffer
+			code := command{out: &out, err: &errs}.main(context.Background(), c.args)
+			if code != c.code {
+				t.Errorf("exit status %d, want %d", code, c.code)
+			}
+			if !strings.Contains(out.String(), c.out) {
+				t.Errorf("output %q, want something with %q", out.String(), c.out)
+			}
+			if !strings.Contains(errs.String(), c.err) {
+				t.Errorf("error output %q, want something with %q", errs.String(), c.err)
+			}
+		})
+	}
+}
+
+func TestChooseFamilies(t *testing.T) {
+	broken := bytes.ErrTooLarge
+	for _, c := range []struct {
+		name     string
+		primary  service.Family
+		unusable [2]error
+		want     []service.Family
+	}{
+		{"both", service.IPv4, [2]error{}, []service.Family{service.IPv4, service.IPv6}},
+		{"both, IPv6 first", service.IPv6, [2]error{}, []service.Family{service.IPv6, service.IPv4}},
+		{"no IPv6", service.IPv4, [2]error{nil, broken}, []service.Family{service.IPv4}},
+		{"no IPv4", service.IPv6, [2]error{broken, nil}, []service.Family{service.IPv6}},
+		{"primary is missing", service.IPv4, [2]error{broken, nil}, nil},
+		{"neither", service.IPv6, [2]error{broken, broken}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := chooseFamilies(c.primary, c.unusable)
+			if d := cmp.Diff(got, c.want); d != "" {
+				t.Errorf("families (-got +want):\n%s", d)
+			}
+			if (err == nil) != (c.want != nil) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
