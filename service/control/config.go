@@ -13,7 +13,8 @@ import (
 // Defaults of a Config.
 const (
 	DefaultSyncPeriod = 30 * time.Second // as kube-proxy's
-	DefaultDutyCycle  = 0.25
+	DefaultDutyCycle  = 0.03
+	DefaultBurst      = 200 * time.Millisecond
 	DefaultMaxDelay   = 10 * time.Second
 	DefaultCoalesce   = 5 * time.Millisecond
 )
@@ -25,8 +26,11 @@ type Config struct {
 	// SyncPeriod is the time between audits and the longest pause after an error.
 	SyncPeriod time.Duration
 	// DutyCycle is the share of the time to spend syncing at most, above 0 and up
-	// to 1. The pause after a sync grows with the time it took.
+	// to 1, but for a Burst. The pause after a sync grows with the time it took.
 	DutyCycle float64
+	// Burst is how much time may be spent syncing before any sync has to wait:
+	// changes that come one by one, or a few at a time, are in force at once.
+	Burst time.Duration
 	// MaxDelay is the longest such pause, whatever the last sync took.
 	MaxDelay time.Duration
 	// MinSyncPeriod is kube-proxy's setting of this name. There every sync waits
@@ -62,7 +66,7 @@ func (c Config) Validate() error {
 		value time.Duration
 	}{
 		{"syncPeriod", c.SyncPeriod}, {"maxDelay", c.MaxDelay},
-		{"minSyncPeriod", c.MinSyncPeriod}, {"coalesce", c.Coalesce},
+		{"minSyncPeriod", c.MinSyncPeriod}, {"coalesce", c.Coalesce}, {"burst", c.Burst},
 	} {
 		if d.value < 0 {
 			errs = append(errs, fmt.Errorf("%s: must not be negative, is %s", d.name, d.value))
@@ -78,6 +82,7 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	c.SyncPeriod = cmp.Or(c.SyncPeriod, DefaultSyncPeriod)
 	c.DutyCycle = cmp.Or(c.DutyCycle, DefaultDutyCycle)
+	c.Burst = cmp.Or(c.Burst, DefaultBurst)
 	c.MaxDelay = cmp.Or(c.MaxDelay, DefaultMaxDelay)
 	c.Coalesce = cmp.Or(c.Coalesce, DefaultCoalesce)
 	if len(c.Families) == 0 {

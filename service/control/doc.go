@@ -10,7 +10,7 @@
 // # When it syncs
 //
 //	idle, a change          at once, after a few milliseconds in which what belongs together arrives
-//	busy                    not before the last sync has rested: at most DutyCycle of the time is spent syncing
+//	busy for a while        later: of the time, at most DutyCycle is spent syncing, but no wait exceeds MinSyncPeriod
 //	after an error          after 100 ms, then twice as long each time up to SyncPeriod; a change may come sooner
 //	every SyncPeriod        an audit: has somebody else changed the kernel?
 //

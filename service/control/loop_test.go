@@ -263,14 +263,17 @@ func TestPacing(t *testing.T) {
 		name string
 		cfg  control.Config
 		took time.Duration
+		skip int           // syncs before the wanted pace
 		want time.Duration // between the starts of two syncs
 	}{
 		{name: "cheap syncs follow changes", took: time.Millisecond, want: 100 * time.Millisecond},
-		{name: "a quarter of the time", took: time.Second, want: 4 * time.Second},
-		{name: "half of the time", cfg: control.Config{DutyCycle: 0.5}, took: time.Second, want: 2 * time.Second},
+		{name: "dear syncs wait", took: 30 * time.Millisecond, skip: 10, want: time.Second},
+		{name: "a quarter of the time", cfg: control.Config{DutyCycle: 0.25, Burst: 1}, took: time.Second, want: 4 * time.Second},
+		{name: "half of the time", cfg: control.Config{DutyCycle: 0.5, Burst: 1}, took: time.Second, want: 2 * time.Second},
+		{name: "a burst first", cfg: control.Config{DutyCycle: 0.25}, took: 20 * time.Millisecond, want: 100 * time.Millisecond},
 		{name: "no longer than MaxDelay", cfg: control.Config{MaxDelay: 2 * time.Second}, took: 5 * time.Second, want: 7 * time.Second},
 		{name: "no longer than MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 6 * time.Second},
-		{name: "MinSyncPeriod delays nothing", cfg: control.Config{MinSyncPeriod: 20 * time.Second}, took: time.Second, want: 4 * time.Second},
+		{name: "MinSyncPeriod delays nothing", cfg: control.Config{DutyCycle: 0.25, Burst: 1, MinSyncPeriod: 20 * time.Second}, took: time.Second, want: 4 * time.Second},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -285,10 +288,10 @@ func TestPacing(t *testing.T) {
 				}
 				r.sleep(time.Minute)
 				starts := r.plane.starts("sync")
-				if len(starts) < 5 {
+				if len(starts) < tt.skip+5 {
 					t.Fatalf("syncs at %v, want more", starts)
 				}
-				for i := 2; i < 5; i++ { // after those of the first change
+				for i := tt.skip + 2; i < tt.skip+5; i++ { // after those of the first change
 					if got := starts[i] - starts[i-1]; got < tt.want-time.Millisecond || got > tt.want+100*time.Millisecond {
 						t.Errorf("sync %d came %s after the one before, want %s", i, got, tt.want)
 					}
@@ -484,7 +487,7 @@ func TestUpdateGivesUpWithContext(t *testing.T) {
 }
 
 func TestValidateReportsEverything(t *testing.T) {
-	_, err := control.New(control.Config{SyncPeriod: -1, MaxDelay: -1, MinSyncPeriod: -1, Coalesce: -1, DutyCycle: 2}, service.NewStore(), nil)
+	_, err := control.New(control.Config{SyncPeriod: -1, MaxDelay: -1, MinSyncPeriod: -1, Coalesce: -1, Burst: -1, DutyCycle: 2}, service.NewStore(), nil)
 	for _, field := range []string{"log", "syncPeriod", "maxDelay", "minSyncPeriod", "coalesce", "dutyCycle"} {
 		if err == nil || !contains(err.Error(), field+": ") {
 			t.Errorf("error %v, want %s in it", err, field)

@@ -13,9 +13,11 @@ const firstRetry = 100 * time.Millisecond
 type pace struct {
 	cfg Config
 
-	released bool      // every source is complete
-	changed  time.Time // the first change not yet synced, or zero
-	rested   time.Time // no sync before
+	released bool          // every source is complete
+	changed  time.Time     // the first change not yet synced, or zero
+	rested   time.Time     // no sync before
+	debt     time.Duration // time spent syncing, less what has been earned since; as of settled
+	settled  time.Time
 	retry    time.Time // when to try again after a failure, or zero
 	backoff  time.Duration
 	audit    time.Time // the next audit, or zero before the first sync
@@ -60,14 +62,19 @@ func (p *pace) audited(end time.Time) {
 	p.audit = end.Add(time.Duration((0.75 + 0.2*rand.Float64()) * float64(p.cfg.SyncPeriod)))
 }
 
-// rest makes the next sync wait so long that syncing keeps to its share.
+// rest makes the next sync wait so long that syncing keeps to its share. The time
+// spent is a debt that shrinks by DutyCycle of the time that passes; as long as it
+// is below Burst, nothing waits.
 func (p *pace) rest(start, end time.Time) {
-	wait := time.Duration(float64(end.Sub(start)) * (1/p.cfg.DutyCycle - 1))
-	wait = min(wait, p.cfg.MaxDelay)
+	earn := func(d time.Duration) time.Duration { return time.Duration(p.cfg.DutyCycle * float64(d)) }
+	p.debt = max(0, p.debt-earn(start.Sub(p.settled))) + end.Sub(start)
+	p.settled = start
+	longest := p.cfg.MaxDelay
 	if p.cfg.MinSyncPeriod > 0 {
-		wait = min(wait, p.cfg.MinSyncPeriod)
+		longest = min(longest, p.cfg.MinSyncPeriod)
 	}
-	p.rested = end.Add(wait)
+	p.debt = min(p.debt, p.cfg.Burst+earn(end.Add(longest).Sub(start)))
+	p.rested = start.Add(time.Duration(float64(p.debt-p.cfg.Burst) / p.cfg.DutyCycle))
 }
 
 // nextSync returns when the next sync is due, if one is.
