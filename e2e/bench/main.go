@@ -1,0 +1,204 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-project/fairlead/e2e/netns"
+	"golang.org/x/sys/unix"
+)
+
+// options are the flags.
+type options struct {
+	services    []int
+	variants    []variant
+	proxies     []string
+	rounds      int
+	flips       int
+	rate        int // changes per second during churn
+	churn       time.Duration
+	idle        time.Duration
+	connects    int
+	nftMax      int
+	coldTimeout time.Duration
+	flipTimeout time.Duration
+	fairlead    string // path; empty: build it
+	output      string // of JSON; empty: none
+}
+
+func parseFlags(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	services := flags.String("n", "1000,10000", "numbers of Services, each with 5 endpoints")
+	variants := flags.String("variants", "legacy,nft", "kinds of iptables")
+	proxies := flags.String("proxies", "kube-proxy,fairlead", "what to measure, also kube-proxy-100ms, in the order of their turns")
+	quick := flags.Bool("quick", false, "other defaults: one short round, to see that everything works")
+	flags.IntVar(&o.rounds, "rounds", 3, "turns of each proxy")
+	flags.IntVar(&o.flips, "flips", 12, "isolated changes per round")
+	flags.IntVar(&o.rate, "rate", 20, "changes per second during churn")
+	flags.DurationVar(&o.churn, "churn", 30*time.Second, "time of churn per round")
+	flags.DurationVar(&o.idle, "idle", 35*time.Second, "time over which a proxy at rest is watched; both look after their rules every 30s")
+	flags.IntVar(&o.connects, "connects", 2000, "connections per destination and round")
+	flags.IntVar(&o.nftMax, "nft-max", 2000, "number of Services above which the nft variant is skipped")
+	flags.DurationVar(&o.coldTimeout, "cold-timeout", 5*time.Minute, "time given to a proxy to start")
+	flags.DurationVar(&o.flipTimeout, "flip-timeout", time.Minute, "time given to a proxy for one change")
+	flags.StringVar(&o.fairlead, "fairlead", "", "path of fairlead; empty builds it")
+	flags.StringVar(&o.output, "o", "", "file to write everything to, as JSON")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if *quick {
+		if err := hurry(flags); err != nil {
+			return o, err
+		}
+	}
+	for v := range strings.SplitSeq(*variants, ",") {
+		o.variants = append(o.variants, variant(v))
+	}
+	o.proxies = strings.Split(*proxies, ",")
+	var err error
+	for n := range strings.SplitSeq(*services, ",") {
+		number, nerr := strconv.Atoi(n)
+		o.services, err = append(o.services, number), errors.Join(err, nerr)
+	}
+	return o, errors.Join(err, o.validate())
+}
+
+// hurry sets the flags that were not given to what is enough for a trial run.
+func hurry(flags *flag.FlagSet) error {
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	var errs []error
+	for name, value := range map[string]string{
+		"rounds": "1", "flips": "4", "churn": "6s", "idle": "2s", "connects": "500",
+	} {
+		if !given[name] {
+			errs = append(errs, flags.Set(name, value))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (o options) validate() error {
+	var errs []error
+	for _, n := range o.services {
+		if n < 1 || n > maxServices {
+			errs = append(errs, fmt.Errorf("-n: %d is not between 1 and %d", n, maxServices))
+		}
+	}
+	for _, v := range o.variants {
+		if v != legacy && v != nft {
+			errs = append(errs, fmt.Errorf("-variants: %q is neither legacy nor nft", v))
+		}
+	}
+	if o.rounds < 1 || o.flips < 1 || o.rate < 1 || o.connects < 1 {
+		errs = append(errs, errors.New("-rounds, -flips, -rate and -connects must be at least 1"))
+	}
+	if o.churn < churnProbe {
+		errs = append(errs, fmt.Errorf("-churn must be at least %v", churnProbe))
+	}
+	return errors.Join(errs...)
+}
+
+func main() {
+	o, err := parseFlags(os.Args[1:])
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err = run(ctx, o, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run measures, and reports what there is even if it was cut short.
+func run(ctx context.Context, o options, log *slog.Logger) error {
+	if err := netns.Usable(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "fairlead-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{options: o, log: log, shims: map[variant]string{}}
+	if b.subjects, err = subjects(ctx, o, dir); err != nil {
+		return err
+	}
+	for _, v := range o.variants {
+		if b.shims[v], err = v.shim(dir); err != nil {
+			return err
+		}
+	}
+	e := describe(ctx, b)
+	err = b.all(ctx)
+	err = errors.Join(err, writeMarkdown(os.Stdout, b, e))
+	if o.output == "" {
+		return err
+	}
+	f, ferr := os.Create(o.output)
+	if ferr != nil {
+		return errors.Join(err, ferr)
+	}
+	return errors.Join(err, writeJSON(f, b, e), f.Close())
+}
+
+// describe collects what it can; what it cannot stays empty.
+func describe(ctx context.Context, b *bench) environment {
+	e := environment{
+		CPUs: runtime.NumCPU(), Started: time.Now().UTC().Format(time.RFC3339),
+		Command:  strings.Join(append([]string{"bench"}, os.Args[1:]...), " "),
+		Iptables: map[variant]string{}, Proxies: map[string]string{},
+	}
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		e.Kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	e.CPU = lineOf("/proc/cpuinfo", "model name")
+	e.Memory = lineOf("/proc/meminfo", "MemTotal")
+	for _, s := range b.subjects {
+		e.Proxies[s.name] = s.version(ctx)
+	}
+	for _, v := range b.options.variants {
+		out, err := exec.CommandContext(ctx, v.multi(), "iptables", "--version").Output()
+		if err == nil {
+			e.Iptables[v] = strings.TrimSpace(string(out))
+		}
+	}
+	return e
+}
+
+// lineOf returns the value of the first "name : value" line of a file.
+func lineOf(path, name string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		before, after, ok := strings.Cut(line, ":")
+		if ok && strings.TrimSpace(before) == name {
+			return strings.TrimSpace(after)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,143 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+)
+
+// bench is a whole run.
+type bench struct {
+	options  options
+	log      *slog.Logger
+	subjects []subject
+	shims    map[variant]string // folders to put first in PATH
+	outcomes []*outcome
+	remarks  []string
+}
+
+// all runs every combination, each with all its rounds. It stops at the first
+// error that is not a proxy's; the outcomes before it stay.
+func (b *bench) all(ctx context.Context) error {
+	for _, v := range b.options.variants {
+		for _, n := range b.options.services {
+			if v == nft && n > b.options.nftMax {
+				b.remarks = append(b.remarks, fmt.Sprintf(
+					"nft with %d Services was not measured: loading so many rules takes iptables-nft of the common versions many minutes, whoever runs it (-nft-max)", n))
+				continue
+			}
+			for round := range b.options.rounds {
+				if err := b.round(ctx, v, n, round); err != nil {
+					return fmt.Errorf("iptables %s, %d Services, round %d: %w", v, n, round+1, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// contender is a network with the rules of a proxy that has been stopped.
+type contender struct {
+	network *network
+	out     *outcome
+}
+
+// round lets every proxy have its trial, one after the other, and then times
+// connections through the rules of all.
+func (b *bench) round(ctx context.Context, v variant, n, round int) (err error) {
+	var contenders []contender
+	defer func() {
+		for _, c := range contenders {
+			err = errors.Join(err, c.network.close())
+		}
+	}()
+	for _, s := range b.subjects {
+		out := &outcome{Proxy: s.name, Variant: v, Services: n, Round: round + 1}
+		log := b.log.With("proxy", s.name, "variant", string(v), "services", n, "round", round+1)
+		t, err := newTrial(ctx, trial{
+			options: b.options, spec: spec{Services: n, Probes: b.options.probesNeeded()},
+			subject: s, variant: v, log: log, out: out,
+		}, b.shims[v])
+		if err != nil {
+			return err
+		}
+		b.outcomes = append(b.outcomes, out)
+		contenders = append(contenders, contender{t.network, out})
+		if err := t.finish(ctx); err != nil {
+			return err
+		}
+	}
+	bare, err := newNetwork(spec{Services: 1}, b.log)
+	if err != nil {
+		return err
+	}
+	out := &outcome{Proxy: noProxy, Variant: v, Services: n, Round: round + 1}
+	b.outcomes = append(b.outcomes, out)
+	contenders = append(contenders, contender{bare, out})
+	b.log.Info("connecting", "variant", string(v), "services", n, "round", round+1)
+	return b.connect(ctx, v, contenders)
+}
+
+// finish runs the phases and ends the proxy. What a proxy fails to do is noted in
+// the outcome; an error is the harness's own, or ctx's.
+func (t *trial) finish(ctx context.Context) error {
+	from, err := t.effort()
+	if err == nil {
+		if problem := t.phases(ctx); problem != nil {
+			t.out.problem(problem)
+			t.log.Warn("trial ended early", "err", problem)
+		}
+		if to, err := t.effort(); err == nil { // no meter without a process, in some places
+			t.out.add(foreignCPU, foreign(from, to))
+		}
+	}
+	return errors.Join(err, context.Cause(ctx), t.run.close(), t.network.replay.close())
+}
+
+// connect times connections through all networks, in turns.
+func (b *bench) connect(ctx context.Context, v variant, contenders []contender) error {
+	var all []*path
+	var report []func()
+	for _, c := range contenders {
+		paths, err := c.paths(ctx, v)
+		if err != nil {
+			c.out.problem(fmt.Errorf("find Services to connect to: %w", err))
+		}
+		for metrics, p := range paths {
+			all = append(all, p)
+			report = append(report, func() { c.out.addConnect(metrics, p) })
+		}
+	}
+	runtime.GC() // now, rather than between two connections
+	if err := connectAll(ctx, all, b.options.connects); err != nil {
+		return err
+	}
+	for _, add := range report {
+		add()
+	}
+	return nil
+}
+
+// paths are what to connect to in a network: nothing if not all rules are there.
+func (c contender) paths(ctx context.Context, v variant) (map[[2]metric]*path, error) {
+	if c.out.Proxy == noProxy {
+		other := &path{network: c.network, target: otherTarget()}
+		return map[[2]metric]*path{{connectOther01, connectOther50}: other}, nil
+	}
+	if len(c.out.Values[coldAll]) == 0 {
+		return nil, nil
+	}
+	rules, err := c.network.rules(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	where, err := findPositions(rules, c.out.Services)
+	if err != nil {
+		return nil, err
+	}
+	return connectPaths(c.network, where, otherTarget()), nil
+}
