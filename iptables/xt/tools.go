@@ -2,7 +2,6 @@ package xt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -21,16 +20,19 @@ func Locate(f Family, variant string) (Paths, error) {
 	if variant != "" {
 		name += "-" + variant
 	}
-	var errs []error
+	var missing []string
 	find := func(tool string) string {
 		path, err := exec.LookPath(tool)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("find the tool: %w", err))
+			missing = append(missing, tool)
 		}
 		return path
 	}
 	p := Paths{Iptables: find(name), Save: find(name + "-save"), Restore: find(name + "-restore")}
-	return p, errors.Join(errs...)
+	if len(missing) > 0 {
+		return p, fmt.Errorf("not found in PATH: %s", strings.Join(missing, ", "))
+	}
+	return p, nil
 }
 
 // Version returns what the iptables tool of f says it is, such as
