@@ -48,9 +48,8 @@
 // by Port and endpoint, so they outlive a change of pools. FL-F, FL-A and the
 // trees are named by what they are for and rewritten in place.
 //
-// iptables-restore commits table by table. Filter goes first when it only gains
-// rules and last when it loses some, so that no packet finds itself between the
-// tables: see [delta].
+// iptables-restore commits table by table. What filter gains goes first and what
+// it loses last, so that no packet finds itself between the tables: see [delta].
 //
 // # Limits
 //

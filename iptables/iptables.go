@@ -130,14 +130,22 @@ func (p *plane) sync(ctx context.Context, snap *service.Snapshot) (service.Repor
 	if err := p.commit(ctx, d.restore(p.family)); err != nil {
 		return service.Report{}, err
 	}
+	p.unsure(d)
+	p.metrics.synced(p.family, p.state.totals, d)
+	return service.Report{Added: d.added, Changed: len(d.write) - d.added, Removed: len(d.remove)}, nil
+}
+
+// unsure forgets the fingerprints of what d touched.
+func (p *plane) unsure(d *delta) {
+	if d.first != nil {
+		p.unsure(d.first)
+	}
 	for ref := range d.write {
 		delete(p.sums, ref)
 	}
 	for _, ref := range d.remove {
 		delete(p.sums, ref)
 	}
-	p.metrics.synced(p.family, p.state.totals, d)
-	return service.Report{Added: d.added, Changed: len(d.write) - d.added, Removed: len(d.remove)}, nil
 }
 
 // resync reads the kernel and writes what differs from the plan for snap. Chains

@@ -249,3 +249,56 @@ func TestHostileDepth(t *testing.T) {
 		}
 	}
 }
+
+// TestOrderOfTables shows that what filter gains is committed before nat, and
+// what it loses after: between two tables no packet may pass that neither before
+// nor after the change would.
+func TestOrderOfTables(t *testing.T) {
+	kernel := xt.NewFake()
+	d := newDataplane(t, kernel)
+	st, _ := large(2, 2)
+	name := func(i int) service.Name { return service.Name{Namespace: "default", Name: fmt.Sprintf("svc-%05d", i)} }
+	for i := range 2 {
+		st.SetService(&service.Service{
+			Name: name(i), Families: []service.Family{service.IPv4},
+			ClusterIPs:  []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(i)})},
+			ExternalIPs: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})},
+			Ports:       []service.ServicePort{{Name: "http", Protocol: service.TCP, Port: 80}},
+		})
+	}
+	full := func(i int) *service.Slice {
+		return &service.Slice{
+			Service: name(i), Name: name(i).Name,
+			Ports:     []service.SlicePort{{Name: "http", Protocol: service.TCP, Port: 8080}},
+			Endpoints: []service.SliceEndpoint{{Addr: netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 2)}), Ready: true, Serving: true}},
+		}
+	}
+	steps := []struct {
+		name   string
+		change func()
+		want   string
+	}{
+		{"start with two served", func() { st.SetSlice(full(0)); st.SetSlice(full(1)) }, "*nat *filter"},
+		{"one loses its endpoint", func() { st.DeleteSlice(name(0), name(0).Name) }, "*filter *nat"},
+		{"the other loses its own, the first gets it back", func() {
+			st.SetSlice(full(0))
+			st.DeleteSlice(name(1), name(1).Name)
+		}, "*filter *nat *filter"},
+		{"both served again", func() { st.SetSlice(full(1)) }, "*nat *filter"},
+	}
+	for _, step := range steps {
+		step.change()
+		if _, err := d.Sync(t.Context(), st.Snapshot()); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		var tables []string
+		for line := range strings.Lines(kernel.LastRestore()) {
+			if strings.HasPrefix(line, "*") {
+				tables = append(tables, strings.TrimSpace(line))
+			}
+		}
+		if got := strings.Join(tables, " "); got != step.want {
+			t.Errorf("%s: got %s, want %s", step.name, got, step.want)
+		}
+	}
+}

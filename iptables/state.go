@@ -54,10 +54,14 @@ type delta struct {
 	remove []xt.ChainRef // sorted
 	added  int           // chains in write that are new
 
-	// filterFirst says which table to commit first. Where filter only gains
-	// rules it goes first, so that a Service that loses its last endpoint is
-	// refused before its translation goes; where it loses some it goes last, so
-	// that a Service that gains one is translated before it is let through.
+	// first is what the filter table gains, to be committed before everything
+	// else where filter also loses rules; nil otherwise. A Service that loses
+	// its last endpoint must be refused before its translation goes, and one
+	// that gains one must be translated before it is let through.
+	first *delta
+
+	// filterFirst says that filter only gains rules, so that to commit it
+	// before nat is enough for that.
 	filterFirst bool
 }
 
@@ -79,6 +83,16 @@ func (d *delta) restore(f xt.Family) *xt.Restore {
 		slices.Reverse(order)
 	}
 	r := &xt.Restore{Family: f}
+	if d.first != nil {
+		r.Tables = d.first.tables(xt.Filter)
+	}
+	r.Tables = append(r.Tables, d.tables(order...)...)
+	return r
+}
+
+// tables returns what d does to each of some tables, in that order.
+func (d *delta) tables(order ...xt.Table) []xt.TableRestore {
+	var out []xt.TableRestore
 	for _, table := range order {
 		t := xt.TableRestore{Table: table}
 		for _, ref := range slices.SortedFunc(maps.Keys(d.write), compareRefs) {
@@ -92,11 +106,13 @@ func (d *delta) restore(f xt.Family) *xt.Restore {
 			}
 		}
 		if len(t.Write)+len(t.Delete) > 0 {
-			r.Tables = append(r.Tables, t)
+			out = append(out, t)
 		}
 	}
-	return r
+	return out
 }
+
+func newDelta() *delta { return &delta{write: make(map[xt.ChainRef][]xt.Rule)} }
 
 func newState(cfg Config, f xt.Family, node *service.Node) *state {
 	return &state{
@@ -138,9 +154,15 @@ func (st *state) advance(prev, snap *service.Snapshot) *delta {
 		st.replace(old, port, &s)
 	}
 	st.node = &snap.Node
-	d := &delta{
-		write:       make(map[xt.ChainRef][]xt.Rule),
-		filterFirst: len(s.gone.filter)+len(s.gone.closed) == 0,
+	d := newDelta()
+	loses, gains := len(s.gone.filter)+len(s.gone.closed) > 0, len(s.added.filter)+len(s.added.closed) > 0
+	d.filterFirst = !loses
+	if loses && gains {
+		d.first = newDelta()
+		st.filter = st.updateTree(xt.Filter, st.filter, nil, s.added.filter, d.first)
+		st.closed = st.updateTree(xt.Filter, st.closed, nil, s.added.closed, d.first)
+		st.fixStatic(snap, d.first, xt.Filter)
+		s.added.filter, s.added.closed = nil, nil
 	}
 	st.updatePieces(&s, d)
 	st.nat = st.updateTree(xt.NAT, st.nat, s.gone.nat, s.added.nat, d)
@@ -148,11 +170,19 @@ func (st *state) advance(prev, snap *service.Snapshot) *delta {
 	st.ports = st.updateTree(xt.NAT, st.ports, s.gone.ports, s.added.ports, d)
 	st.closed = st.updateTree(xt.Filter, st.closed, s.gone.closed, s.added.closed, d)
 	st.hairpin = st.updateTree(xt.NAT, st.hairpin, s.gone.hairpin, s.added.hairpin, d)
-	for ref, rules := range st.static(snap) {
-		st.fix(ref, rules, d)
-	}
+	st.fixStatic(snap, d, xt.NAT, xt.Filter)
 	slices.SortFunc(d.remove, compareRefs)
 	return d
+}
+
+// fixStatic notes what changes in the chains of some tables that are not a
+// Port's.
+func (st *state) fixStatic(snap *service.Snapshot, d *delta, tables ...xt.Table) {
+	for ref, rules := range st.static(snap) {
+		if slices.Contains(tables, ref.Table) {
+			st.fix(ref, rules, d)
+		}
+	}
 }
 
 func compareRefs(a, b xt.ChainRef) int {
@@ -191,15 +221,20 @@ func (st *state) replace(old, port *service.Port, s *step) {
 	swap(&was.hairpin, &now.hairpin, &s.gone.hairpin, &s.added.hairpin)
 }
 
-// swap notes entries that go and come, unless they are the same, as they are
-// when only endpoints changed.
+// swap notes entries that go and come. Those that stay the same, as all do when
+// only endpoints changed, stay the same pointers.
 func swap(was, now, gone, added *[]*entry) {
-	if slices.EqualFunc(*was, *now, func(a, b *entry) bool { return *a == *b }) {
-		*now = *was
-		return
+	rest := slices.Clone(*was)
+	for i, e := range *now {
+		j := slices.IndexFunc(rest, func(old *entry) bool { return *old == *e })
+		if j < 0 {
+			*added = append(*added, e)
+			continue
+		}
+		(*now)[i] = rest[j]
+		rest = slices.Delete(rest, j, j+1)
 	}
-	*gone = append(*gone, *was...)
-	*added = append(*added, *now...)
+	*gone = append(*gone, rest...)
 }
 
 // updatePieces counts the users of chains anew and finds those to write and to

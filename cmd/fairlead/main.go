@@ -45,10 +45,12 @@ func (c command) main(ctx context.Context, args []string) int {
 	case errors.Is(err, errReported):
 		return 1
 	}
-	fmt.Fprintln(c.err, "fairlead:", err)
 	if errors.Is(err, errUsage) {
+		fmt.Fprintln(c.err, "fairlead:", err)
 		return 2
 	}
+	// One line: what collects logs takes each line for a message of its own.
+	fmt.Fprintln(c.err, "fairlead:", strings.ReplaceAll(err.Error(), "\n", "; "))
 	return 1
 }
 

@@ -1,0 +1,191 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-project/fairlead/e2e/controlplane"
+	"github.com/fairlead-project/fairlead/e2e/world"
+	"github.com/fairlead-project/fairlead/service/servicetest"
+)
+
+// A corpusRun is one way to run the corpus.
+type corpusRun struct {
+	name   string
+	tools  string // value of --iptables-variant
+	worlds int    // played in at once; much of the time goes into waiting for nothing to come
+	source func(*testing.T, *world.World) world.Source
+	plays  func(*servicetest.Case) bool
+}
+
+func corpusRuns() []corpusRun {
+	everything := func(*servicetest.Case) bool { return true }
+	admitted := func(c *servicetest.Case) bool { return !c.ManifestOnly }
+	return []corpusRun{
+		{"manifests-nft", "nft", 2, newManifests, everything},
+		{"manifests-legacy", "legacy", 2, newManifests, everything},
+		{"api-nft", "nft", 2, newAPI, admitted},
+	}
+}
+
+func newManifests(t *testing.T, _ *world.World) world.Source {
+	return world.NewManifests(t.TempDir())
+}
+
+func newAPI(t *testing.T, w *world.World) world.Source {
+	a, err := world.NewAPI(t.Context(), w, controlplane.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+// TestFlows plays every flow of the corpus as real packets, in every variant.
+func TestFlows(t *testing.T) {
+	binary := requireWorld(t)
+	var wg sync.WaitGroup
+	for _, v := range corpusRuns() {
+		wg.Go(func() { t.Run(v.name, func(t *testing.T) { playCorpus(t, v, binary) }) })
+	}
+	wg.Wait()
+}
+
+// requireWorld skips the test if it cannot be run here, and returns the fairlead
+// to test.
+func requireWorld(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("sends real packets through network namespaces")
+	}
+	err, must := world.Usable()
+	if err != nil && must {
+		t.Fatalf("%s is set: %v", world.Require, err)
+	}
+	if err != nil {
+		t.Skip(err)
+	}
+	binary, err := world.Binary(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+func newWorld(t *testing.T, cfg world.Config) *world.World {
+	t.Helper()
+	w, err := world.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Errorf("close world: %v", err)
+		}
+	})
+	return w
+}
+
+// playCorpus deals the cases out to worlds of their own. Cases that need another
+// world than most have one each.
+func playCorpus(t *testing.T, v corpusRun, binary string) {
+	var usual, special []*servicetest.Case
+	for c := range servicetest.Corpus() {
+		switch {
+		case !v.plays(c):
+		case world.Needs(c) == world.Config{}:
+			usual = append(usual, c)
+		default:
+			special = append(special, c)
+		}
+	}
+	s := &score{}
+	begin := time.Now()
+	deal := make(chan *servicetest.Case, len(usual))
+	for _, c := range usual {
+		deal <- c
+	}
+	close(deal)
+	var wg sync.WaitGroup
+	for i := range v.worlds {
+		wg.Go(func() {
+			t.Run(fmt.Sprintf("world%d", i), func(t *testing.T) {
+				play(t, v, binary, world.Config{}, deal, s)
+			})
+		})
+	}
+	for _, c := range special {
+		one := make(chan *servicetest.Case, 1)
+		one <- c
+		close(one)
+		wg.Go(func() {
+			t.Run("special", func(t *testing.T) { play(t, v, binary, world.Needs(c), one, s) })
+		})
+	}
+	wg.Wait()
+	t.Logf("%d cases, %d flows, %d probes in %.0f s; not played: %v",
+		len(usual)+len(special), s.total.Flows, s.total.Probes, time.Since(begin).Seconds(), s.total.NotPlayed)
+}
+
+// A score adds up what several worlds play.
+type score struct {
+	mu    sync.Mutex
+	total world.Report
+}
+
+func (s *score) add(r world.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total.Add(r)
+}
+
+func play(t *testing.T, v corpusRun, binary string, cfg world.Config, deal <-chan *servicetest.Case, s *score) {
+	w := newWorld(t, cfg)
+	r := world.Runner{World: w, Source: v.source(t, w), Program: world.Fairlead(binary, v.tools)}
+	for c := range deal {
+		t.Run(c.Name, func(t *testing.T) {
+			r.OnFailure = func(_ *servicetest.Case, p *world.Proxy) {
+				t.Logf("rules of n1: %s\nfairlead says:\n%s", dump(t, w, v.tools), p.Tail(20))
+			}
+			rep, err := r.Run(t.Context(), c)
+			s.add(rep)
+			for _, f := range rep.Failures {
+				t.Error(f)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// dump writes the rules of n1 to files and returns their names.
+func dump(t *testing.T, w *world.World, tools string) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+	defer cancel()
+	var names []string
+	for _, cmd := range []string{"iptables-" + tools + "-save", "ip6tables-" + tools + "-save"} {
+		out, err := w.N1.Output(ctx, cmd)
+		if err != nil {
+			out = err.Error()
+		}
+		name := filepath.Join(t.ArtifactDir(), cmd+".txt")
+		if err := os.WriteFile(name, []byte(out), 0o644); err != nil {
+			t.Log(err)
+		}
+		names = append(names, name)
+	}
+	return names
+}
