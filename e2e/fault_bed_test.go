@@ -81,7 +81,11 @@ func (b *bed) startWith(t *testing.T, args ...string) {
 	t.Helper()
 	prog := b.program
 	prog.Env = b.env
-	all := slices.Concat([]string{"--cluster-cidr=10.244.0.0/16,fd00:10:244::/48"}, b.args, args)
+	all := slices.Concat([]string{
+		"--cluster-cidr=10.244.0.0/16,fd00:10:244::/48",
+		// The longest a change waits: not one of these tests has that for its subject.
+		"--iptables-min-sync-period=50ms",
+	}, b.args, args)
 	p, err := b.Start(context.Background(), prog, all...)
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,7 @@ type plane struct {
 	sums map[xt.ChainRef]uint64
 
 	auditDue time.Time // when the tables may be read again
+	renewal  time.Time // when everything is written again, whatever it looks like
 }
 
 // New returns a Dataplane that has not touched the kernel yet. The metrics may be
@@ -81,7 +82,7 @@ func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
 // Audit implements [service.Dataplane]. Each call looks at one hook of each table,
 // which no flush of the table can miss; the tables as a whole, and with them
 // every hook and chain of ours, are read only as often as keeps that to a third
-// of one per cent of the time.
+// of one per cent of the time, and once an hour all is written again.
 func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 	return d.each(func(p *plane) (service.Report, error) { return p.audit(ctx) })
 }
@@ -152,6 +153,7 @@ func (p *plane) unsure(d *delta) {
 // named by their contents are trusted unless doubt says otherwise.
 func (p *plane) resync(ctx context.Context, snap *service.Snapshot, doubt func(chain string) bool) (service.Report, error) {
 	p.forget()
+	begin := time.Now()
 	have, err := p.run.Save(ctx, p.family)
 	if err != nil {
 		return service.Report{}, fmt.Errorf("read tables: %w", err)
@@ -166,9 +168,19 @@ func (p *plane) resync(ctx context.Context, snap *service.Snapshot, doubt func(c
 		return service.Report{}, err
 	}
 	p.last, p.state = snap, st
+	end := time.Now()
+	p.renewal = end.Add(max(renewEvery, renewShare*end.Sub(begin)))
 	p.metrics.synced(p.family, st.totals, d)
 	return tally(r, have), nil
 }
+
+// A chain that is trusted by its name could have been edited where no Audit could
+// tell, before the first one. So now and then everything is written again, and
+// less often the longer that takes.
+const (
+	renewEvery = time.Hour
+	renewShare = 1000
+)
 
 // commit applies r; after a failure nothing is known of the kernel.
 func (p *plane) commit(ctx context.Context, r *xt.Restore) error {
@@ -206,6 +218,9 @@ const auditShare = 300
 func (p *plane) audit(ctx context.Context) (service.Report, error) {
 	if p.state == nil {
 		return service.Report{}, nil
+	}
+	if time.Now().After(p.renewal) {
+		return p.resync(ctx, p.last, func(string) bool { return true })
 	}
 	intact, err := p.run.Probe(ctx, p.family, sentinels(), nil)
 	if err != nil {

@@ -302,3 +302,38 @@ func TestOrderOfTables(t *testing.T) {
 		}
 	}
 }
+
+// TestRenewal has everything written again when it is time, which heals a pool
+// that was edited before any Audit had seen it.
+func TestRenewal(t *testing.T) {
+	kernel := xt.NewFake()
+	d := newDataplane(t, kernel)
+	st, _ := large(1, 3)
+	snap := st.Snapshot()
+	if _, err := d.Sync(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	want := kernel.Dump()
+	var pool string
+	for name := range d.planes[0].state.pieces {
+		if contentNamed(name) {
+			pool = name
+		}
+	}
+	kernel.RemoveRule(xt.IPv4, xt.NAT, pool, 0)
+	if err := kernel.AddForeign(xt.IPv4, xt.NAT, "-A "+pool+" -j ACCEPT"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range d.planes {
+		p.renewal = time.Now().Add(-time.Second)
+	}
+	if r, err := d.Audit(t.Context()); err != nil || !r.Resynced || r.Changed == 0 {
+		t.Errorf("audit: %+v, %v; want everything written", r, err)
+	}
+	if got := kernel.Dump(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if r, err := d.Audit(t.Context()); err != nil || r.Resynced {
+		t.Errorf("the next audit: %+v, %v; want nothing to do", r, err)
+	}
+}

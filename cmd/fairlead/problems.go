@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/control"
 	"github.com/fairlead-project/fairlead/service/kube"
 	"github.com/fairlead-project/fairlead/service/kube/watch"
 )
@@ -25,8 +26,12 @@ func newReporter(log *slog.Logger, events *watch.Recorder) *reporter {
 	return &reporter{log: log, events: events, known: make(map[service.Object][]service.Problem)}
 }
 
-// report is a kube.ReportFunc.
+// report is a kube.ReportFunc. A folder of manifests logs problems itself, with
+// file and line.
 func (r *reporter) report(object service.Object, problems []service.Problem) {
+	if r.events == nil {
+		return
+	}
 	r.mu.Lock()
 	old := r.known[object]
 	if len(problems) == 0 {
@@ -40,9 +45,7 @@ func (r *reporter) report(object service.Object, problems []service.Problem) {
 			r.log.Warn("problem", "reason", p.Reason, "problem", p.String())
 		}
 	}
-	if r.events != nil {
-		r.events.Report(object, problems)
-	}
+	r.events.Report(object, problems)
 }
 
 // decided takes the problems the loop found while it decided, which it has
@@ -54,7 +57,7 @@ func (r *reporter) decided(problems []service.Problem) {
 	}
 	var common, local []service.Problem
 	for _, p := range problems {
-		if p.Reason == "FailedToStartServiceHealthcheck" {
+		if p.Reason == control.ReasonHealthPort {
 			local = append(local, p)
 		} else {
 			common = append(common, p)

@@ -233,7 +233,7 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 	loop, err := control.New(control.Config{
 		Log:           p.log,
 		SyncPeriod:    p.flags.SyncPeriod,
-		MinSyncPeriod: p.flags.MinSyncPeriod,
+		MinSyncPeriod: max(p.flags.MinSyncPeriod, 1), // to the loop, 0 is not given; to the operator, no wait
 		Families:      families,
 		Health:        health,
 		Metrics:       metrics,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,7 +41,8 @@ const ahead = 20
 // A Marker is one generation of two Services. One has endpoints and is forwarded
 // when the translation of addresses is in force. The other has an external IP and
 // is rejected when filtering is in force, which a proxy may write apart from the
-// translation.
+// translation; and as a proxy may write what filtering gains apart from what it
+// loses, the address of the generation before must not be rejected any more.
 //
 // A proxy that follows Services and slices apart must have seen both. So the
 // first Service changes its port, and its slices the target; the second changes
@@ -50,6 +52,7 @@ type Marker struct {
 	generation   int
 	port, target uint16
 	servers      []*netns.Server
+	closed       atomic.Bool
 }
 
 // NewMarker prepares another generation: its endpoint answers already, and so
@@ -86,6 +89,7 @@ func (w *World) NewMarker() (*Marker, error) {
 
 // Close ends the marker's endpoint.
 func (m *Marker) Close() error {
+	m.closed.Store(true)
 	var errs []error
 	for _, s := range m.servers {
 		errs = append(errs, s.Close())
@@ -158,10 +162,14 @@ func endpointSlice(service string, a netip.Addr, ports []discoveryv1.EndpointPor
 }
 
 // Await waits until the marker is in force on n1 in both families, for a minute
-// at most. The error quotes the end of what the proxy says; the proxy may be nil.
+// at most, and the marker awaited before, if it is still open, is no more. The
+// error quotes the end of what the proxy says; the proxy may be nil.
 func (w *World) Await(ctx context.Context, m *Marker, p *Proxy) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	w.mu.Lock()
+	old := w.awaited
+	w.mu.Unlock()
 	for i, pod := range markerPod().Slice() {
 		forwarded := func(r netns.Result) bool {
 			return r.Class == netns.Reply && r.From.Addr == netip.AddrPortFrom(pod, m.target)
@@ -172,6 +180,10 @@ func (w *World) Await(ctx context.Context, m *Marker, p *Proxy) error {
 			// Not from n1: kube-proxy does not filter external IPs there.
 			err = await(ctx, w.Client, netip.AddrPortFrom(nothingVIP().Slice()[i], m.port), p, rejected)
 		}
+		if err == nil && old != nil && old != m && !old.closed.Load() {
+			answered := func(r netns.Result) bool { return r.Class == netns.Reply }
+			err = await(ctx, w.Client, netip.AddrPortFrom(nothingVIP().Slice()[i], old.port), p, answered)
+		}
 		if err == nil {
 			continue
 		}
@@ -180,6 +192,9 @@ func (w *World) Await(ctx context.Context, m *Marker, p *Proxy) error {
 		}
 		return fmt.Errorf("wait for the proxy to apply what it was given: %w", err)
 	}
+	w.mu.Lock()
+	w.awaited = m
+	w.mu.Unlock()
 	return nil
 }
 

@@ -50,6 +50,7 @@ type World struct {
 	servers map[serverKey]*netns.Server
 	extra   []netip.Addr // of n1, beside its own
 	markers int
+	awaited *Marker // the last one that came into force
 }
 
 type serverKey struct {

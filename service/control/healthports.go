@@ -162,10 +162,14 @@ func listenAddrs(n *service.Node, f service.Family) []netip.Addr {
 	return slices.Compact(addrs)
 }
 
+// ReasonHealthPort is the Reason of the Problem that a health-check node port
+// cannot be listened on, which is this node's own trouble. It is kube-proxy's.
+const ReasonHealthPort = "FailedToStartServiceHealthcheck"
+
 func bindProblem(p *service.HealthPort, at netip.AddrPort, err error) service.Problem {
 	return service.Problem{
 		Object:  service.Object{Kind: "Service", Name: p.Service},
-		Reason:  "FailedToStartServiceHealthcheck",
+		Reason:  ReasonHealthPort,
 		Field:   "spec.healthCheckNodePort",
 		Message: fmt.Sprintf("cannot answer health checks at %s: %v", at, err),
 	}

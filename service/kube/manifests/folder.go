@@ -68,7 +68,7 @@ func (f *folder) read(settle time.Duration) bool {
 // read parses the file again if it has changed. While something in it is wrong,
 // no object of it goes away.
 func (f *file) read(name string) {
-	data, err := os.ReadFile(name)
+	data, err := readFile(name)
 	if errors.Is(err, fs.ErrNotExist) { // gone since the folder was read: so says the next reading
 		return
 	}

@@ -58,7 +58,7 @@ func Load(paths ...string) (Objects, []*Error) {
 			errs = append(errs, fileError(path, err))
 		}
 		for _, file := range files {
-			data, err := os.ReadFile(file)
+			data, err := readFile(file)
 			if err != nil {
 				errs = append(errs, fileError(file, err))
 				continue
@@ -70,6 +70,19 @@ func Load(paths ...string) (Objects, []*Error) {
 	}
 	all, doubles := unique(all)
 	return all, append(errs, doubles...)
+}
+
+// readFile is os.ReadFile for regular files, and links to them. Reading a named
+// pipe would wait for somebody to write to it.
+func readFile(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	return os.ReadFile(name)
 }
 
 // fileError returns err about a whole file without saying its name twice.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -198,4 +199,17 @@ func FuzzParse(f *testing.F) {
 		}
 		objects.Entries(&kube.Converter{})
 	})
+}
+
+// TestNotAFile requires that what is no file is reported, not waited for.
+func TestNotAFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skip("no named pipes here:", err)
+	}
+	_, errs := Load(dir)
+	if len(errs) != 1 || errs[0].File != pipe || errs[0].Msg != "is not a regular file" {
+		t.Errorf("got %v, want one error about %s", errs, pipe)
+	}
 }

@@ -210,7 +210,7 @@ func (o *output) conversion(object Object) conversion {
 		c.entry, c.problems = o.convert.Convert(v)
 	}
 	for _, p := range c.problems {
-		o.Log.Warn("problem in a manifest", "file", object.File, "line", object.Line, "reason", p.Reason, "problem", p.String())
+		o.Log.Warn("problem", "reason", p.Reason, "problem", p.String(), "file", object.File, "line", object.Line)
 	}
 	return c
 }
