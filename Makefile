@@ -27,7 +27,7 @@ unit: deps ## unit, golden, oracle and walk tests under the race detector; no ro
 	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
 
 e2e: build ## real packets, real API server (root; builds etcd and kube-apiserver once)
-	FAIRLEAD=$(abspath $(BIN)) $(GO) test -timeout 60m -count=1 ./e2e/...
+	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(GO) test -timeout 60m -count=1 ./e2e/...
 
 test: check unit e2e ## everything that proves it (root)
 
