@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/fairlead-project/fairlead/service"
-	"github.com/fairlead-project/fairlead/service/kube"
 )
 
 // An Error says what is wrong in a file.
@@ -147,18 +146,4 @@ func unique(objects Objects) (Objects, []*Error) {
 		return false
 	})
 	return objects, errs
-}
-
-// Entries converts the Services and EndpointSlices among o.
-func (o Objects) Entries(c *kube.Converter) ([]kube.Entry, []service.Problem) {
-	var entries []kube.Entry
-	var problems []service.Problem
-	for _, object := range o {
-		e, p := c.Convert(object.Value)
-		problems = append(problems, p...)
-		if !e.IsZero() {
-			entries = append(entries, e)
-		}
-	}
-	return entries, problems
 }
