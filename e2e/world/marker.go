@@ -162,13 +162,17 @@ func endpointSlice(service string, a netip.Addr, ports []discoveryv1.EndpointPor
 }
 
 // Await waits until the marker is in force on n1 in both families, for a minute
-// at most, and the marker awaited before, if it is still open, is no more. The
-// error quotes the end of what the proxy says; the proxy may be nil.
+// at most, and the marker that the same proxy was awaited with before, if it is
+// still open, is no more. The error quotes the end of what the proxy says; the
+// proxy may be nil.
 func (w *World) Await(ctx context.Context, m *Marker, p *Proxy) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	w.mu.Lock()
 	old := w.awaited
+	if w.awaitedOf != p {
+		old = nil
+	}
 	w.mu.Unlock()
 	for i, pod := range markerPod().Slice() {
 		forwarded := func(r netns.Result) bool {
@@ -193,7 +197,7 @@ func (w *World) Await(ctx context.Context, m *Marker, p *Proxy) error {
 		return fmt.Errorf("wait for the proxy to apply what it was given: %w", err)
 	}
 	w.mu.Lock()
-	w.awaited = m
+	w.awaited, w.awaitedOf = m, p
 	w.mu.Unlock()
 	return nil
 }

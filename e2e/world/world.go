@@ -50,7 +50,9 @@ type World struct {
 	servers map[serverKey]*netns.Server
 	extra   []netip.Addr // of n1, beside its own
 	markers int
-	awaited *Marker // the last one that came into force
+
+	awaited   *Marker // the last one that came into force
+	awaitedOf *Proxy  // by way of whom
 }
 
 type serverKey struct {
