@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -168,26 +166,14 @@ func TestFaultFlush(t *testing.T) {
 	}, "--iptables-sync-period=1s")
 }
 
-// awaitAudit waits until fairlead has read all tables once more, in both
-// families, which keep their own pace. The filter table is the last of each.
+// awaitAudit waits until fairlead has read the tables of both families since it
+// wrote to them last.
 func (b *bed) awaitAudit(t *testing.T) {
 	t.Helper()
-	pid := b.proxy.Cmd.Process.Pid
-	seen := make(map[string]bool)
-	for deadline := time.Now().Add(repairLimit); ; time.Sleep(200 * time.Microsecond) {
-		all := children(pid)
-		for _, child := range all {
-			text, _ := os.ReadFile("/proc/" + child + "/cmdline")
-			path, args, _ := strings.Cut(string(text), "\x00")
-			if strings.HasPrefix(args, "-t\x00filter") {
-				seen[filepath.Base(path)] = true
-			}
+	for deadline := time.Now().Add(repairLimit); b.metric(t, "fairlead_iptables_verified") != 2; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the tables are not read any more\n%s", b.proxy.Tail(20))
 		}
-		switch {
-		case len(all) == 0 && seen["iptables-"+b.variant+"-save"] && seen["ip6tables-"+b.variant+"-save"]:
-			return
-		case time.Now().After(deadline):
-			t.Fatalf("the tables are not read any more, only by %v\n%s", seen, b.proxy.Tail(20))
-		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -173,6 +173,44 @@ func TestAuditRepairs(t *testing.T) {
 	}
 }
 
+// TestQuietTablesAreNotRead requires that tables that were found right cost
+// nothing until somebody changes them.
+func TestQuietTablesAreNotRead(t *testing.T) {
+	kernel := xt.NewFake()
+	d := newDataplane(t, kernel)
+	st, move := large(10, 3)
+	audit := func(what string, saves int) {
+		t.Helper()
+		for _, p := range d.planes {
+			p.auditDue = time.Time{}
+		}
+		kernel.ResetStats()
+		if r, err := d.Audit(t.Context()); err != nil || r.Repaired {
+			t.Errorf("%s: %+v, %v", what, r, err)
+		}
+		if got := kernel.Stats(); got.Saves != saves || saves == 0 && got.Probes > 0 {
+			t.Errorf("%s: %d looks and %d readings, want %d readings", what, got.Probes, got.Saves, saves)
+		}
+	}
+	sync := func() {
+		t.Helper()
+		if _, err := d.Sync(t.Context(), st.Snapshot()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sync()
+	audit("after the first sync", 2)
+	audit("nothing happened", 0)
+	if err := kernel.AddForeign(xt.IPv4, xt.NAT, "-A PREROUTING -j ACCEPT"); err != nil {
+		t.Fatal(err)
+	}
+	audit("somebody added a rule", 2)
+	audit("and nothing after that", 0)
+	move(3)
+	sync()
+	audit("after a change of our own", 2)
+}
+
 // ours leaves out of a dump what a test added for somebody else.
 func ours(dump string) string {
 	var out []string

@@ -16,6 +16,7 @@ type Metrics struct {
 	failures        *prometheus.CounterVec // by family
 	partialFailures *prometheus.CounterVec // by family
 	lockWait        prometheus.Counter
+	verified        *prometheus.GaugeVec // by family
 }
 
 // NewMetrics registers the metrics. It panics if they are registered already.
@@ -38,7 +39,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "fairlead_iptables_lock_wait_seconds_total", Help: "Time spent waiting for another program to release the xtables lock.",
 		}),
 	}
-	reg.MustRegister(m.rules, m.rulesLast, m.failures, m.partialFailures, m.lockWait)
+	m.verified = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fairlead_iptables_verified", Help: "1 if the tables were read and found right since they were last written.",
+	}, []string{"ip_family"})
+	reg.MustRegister(m.rules, m.rulesLast, m.failures, m.partialFailures, m.lockWait, m.verified)
 	return m
 }
 
@@ -67,4 +71,15 @@ func (m *Metrics) failed(f xt.Family, partial bool) {
 		m.partialFailures.WithLabelValues(f.String()).Inc()
 	}
 	m.failures.WithLabelValues(f.String()).Inc()
+}
+
+func (m *Metrics) verify(f xt.Family, right bool) {
+	if m == nil {
+		return
+	}
+	value := 0.0
+	if right {
+		value = 1
+	}
+	m.verified.WithLabelValues(f.String()).Set(value)
 }

@@ -283,6 +283,15 @@ func (e *Exec) Probe(ctx context.Context, f Family, hooks []Hook, chains map[Cha
 	return true, nil
 }
 
+// Fingerprint implements [Runner].
+func (e *Exec) Fingerprint(f Family) string {
+	text, err := fingerprint(e.cfg.Legacy, f, e.cfg.Tables)
+	if err != nil {
+		return "" // who wanted to save work must do it
+	}
+	return text
+}
+
 // list reads one chain. A nil State means that it does not exist.
 func (e *Exec) list(ctx context.Context, f Family, ref ChainRef) (*State, int, error) {
 	left, err := e.waitForLock(ctx)

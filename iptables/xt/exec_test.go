@@ -103,8 +103,13 @@ func trustAll(string) bool { return true }
 func checkRoundTrip(t *testing.T, r Runner, want *Ruleset) {
 	t.Helper()
 	f := want.Family
+	before := r.Fingerprint(f)
 	mustRestore(t, r, Diff(nil, want, nil))
+	after := r.Fingerprint(f)
 	saved := mustSave(t, r, f)
+	if again := r.Fingerprint(f); after == before || after != again || after == "" {
+		t.Errorf("%v fingerprints: %q before, %q after, %q after a look", f, before, after, again)
+	}
 	got := map[ChainRef]int{}
 	for ref, c := range saved.Chains {
 		got[ref] = c.Rules
@@ -130,6 +135,9 @@ func checkRoundTrip(t *testing.T, r Runner, want *Ruleset) {
 		t.Errorf("%v: the same restore changed:\n%s", f, d)
 	}
 	mustRestore(t, r, Diff(saved, &Ruleset{Family: f}, nil))
+	if gone := r.Fingerprint(f); gone == after {
+		t.Errorf("%v fingerprint: %q with and without rules", f, gone)
+	}
 	if d := cmp.Diff(mustSave(t, r, f), &newSaveReader().state); d != "" {
 		t.Errorf("%v: left behind:\n%s", f, d)
 	}

@@ -104,6 +104,9 @@ func (f *Fake) Probe(ctx context.Context, family Family, hooks []Hook, chains ma
 	return true, nil
 }
 
+// Fingerprint implements [Runner]: what is in the tables of both families.
+func (f *Fake) Fingerprint(Family) string { return f.Dump() }
+
 // Restore implements [Runner].
 func (f *Fake) Restore(ctx context.Context, r *Restore) error {
 	text, err := r.AppendText(nil)

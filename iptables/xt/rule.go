@@ -188,6 +188,13 @@ type Runner interface {
 	// present exactly once and every chain has the given number of rules. It
 	// lists only those chains.
 	Probe(ctx context.Context, f Family, hooks []Hook, chains map[ChainRef]int) (bool, error)
+
+	// Fingerprint returns, at next to no cost, something that is another when the
+	// tables of f have changed, by whomsoever, and may be another for other
+	// reasons. The legacy tables tell by the number and size of their rules, so
+	// they may hide a rule that was replaced by one of the same size. Empty means
+	// that the kernel cannot tell.
+	Fingerprint(f Family) string
 }
 
 // A RestoreError says why a Restore was refused. Tables before the one that

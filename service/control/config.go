@@ -16,7 +16,7 @@ const (
 	DefaultDutyCycle  = 0.03
 	DefaultBurst      = 200 * time.Millisecond
 	DefaultMaxDelay   = 10 * time.Second
-	DefaultCoalesce   = 5 * time.Millisecond
+	DefaultCoalesce   = time.Millisecond
 )
 
 // Config is what a Loop needs. Zero means the default for every number.

@@ -205,7 +205,7 @@ func TestNothingBeforeSynced(t *testing.T) {
 		r.loop.Synced()
 		r.loop.Synced()
 		r.sleep(time.Second)
-		got, want := r.plane.calls, []call{{What: "sync", Start: time.Hour + 5*time.Millisecond, End: time.Hour + 5*time.Millisecond, Ports: 1000}}
+		got, want := r.plane.calls, []call{{What: "sync", Start: time.Hour + control.DefaultCoalesce, End: time.Hour + control.DefaultCoalesce, Ports: 1000}}
 		if d := cmp.Diff(got, want); d != "" {
 			t.Errorf("calls (-got +want):\n%s", d)
 		}
@@ -236,7 +236,7 @@ func TestEmptyClusterIsSynced(t *testing.T) {
 }
 
 func TestCoalescing(t *testing.T) {
-	run(t, control.Config{}, func(r *rig) {
+	run(t, control.Config{Coalesce: 5 * time.Millisecond}, func(r *rig) {
 		r.loop.Synced()
 		r.sleep(time.Second)
 		r.update(func(s *service.Store) bool { return s.SetService(svc(1)) })
@@ -312,7 +312,7 @@ func TestIdleAfterSlowSync(t *testing.T) {
 		r.sleep(time.Minute)
 		r.add(1)
 		r.sleep(time.Minute)
-		got, want := r.plane.starts("sync"), []time.Duration{5 * time.Millisecond, time.Minute + 5*time.Millisecond}
+		got, want := r.plane.starts("sync"), []time.Duration{control.DefaultCoalesce, time.Minute + control.DefaultCoalesce}
 		if d := cmp.Diff(got, want); d != "" {
 			t.Errorf("syncs (-got +want):\n%s", d)
 		}

@@ -76,7 +76,7 @@ func TestHealthAnswers(t *testing.T) {
 	run(t, control.Config{Health: health, Metrics: metrics}, func(r *rig) {
 		r.loop.Synced()
 		r.sleep(time.Second)
-		synced := r.plane.start.Add(5 * time.Millisecond).UTC().Round(0)
+		synced := r.plane.start.Add(control.DefaultCoalesce).UTC().Round(0)
 		now := func() time.Time { return time.Now().UTC().Round(0) }
 
 		well := both(familyAnswer{synced, true})
