@@ -19,7 +19,7 @@ import (
 // repairLimit is how long a repair may take, with a sync period of one second.
 // The reading of all tables waits longer after a reading that was slow, which
 // it is on a busy machine.
-const repairLimit = 45 * time.Second
+const repairLimit = 2 * time.Minute
 
 // A damage is what somebody else does to the tables.
 type damage struct {

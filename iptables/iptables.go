@@ -38,6 +38,7 @@ type plane struct {
 	sums map[xt.ChainRef]uint64
 
 	verified string    // fingerprint of the tables when an Audit found them right; empty for none
+	trusted  time.Time // until when a fingerprint like that is enough
 	auditDue time.Time // when the tables may be read again
 	renewal  time.Time // when everything is written again, whatever it looks like
 }
@@ -81,10 +82,11 @@ func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
 }
 
 // Audit implements [service.Dataplane]. It costs next to nothing as long as
-// nobody has changed the tables since they were found right. Otherwise it looks at
-// one hook of each table, which no flush of the table can miss; and it reads the
-// tables as a whole, with every hook and chain of ours, as often as keeps that to
-// a third of one per cent of the time. Once an hour all is written again.
+// nobody seems to have changed the tables since they were found right. Otherwise
+// it looks at one hook of each table, which no flush of the table can miss. The
+// tables as a whole, with every hook and chain of ours, are read as often as keeps
+// that to a third of one per cent of the time when they change, and to a tenth of
+// one per cent when they do not. Once an hour all is written again.
 func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 	return d.each(func(p *plane) (service.Report, error) { return p.audit(ctx) })
 }
@@ -214,9 +216,13 @@ func tally(r *xt.Restore, have *xt.State) service.Report {
 	return out
 }
 
-// auditShare is how much longer than a reading of the tables the pause after it
-// must be.
-const auditShare = 300
+// How much longer than a reading of the tables the pause after it must be: when
+// they have changed since, and when by their fingerprint they have not. The
+// latter does not tell every edit of the legacy tables.
+const (
+	auditShare = 300
+	trustShare = 1000
+)
 
 func (p *plane) audit(ctx context.Context) (service.Report, error) {
 	if p.state == nil {
@@ -226,7 +232,7 @@ func (p *plane) audit(ctx context.Context) (service.Report, error) {
 		return p.resync(ctx, p.last, func(string) bool { return true })
 	}
 	seen := p.run.Fingerprint(p.family)
-	if seen != "" && seen == p.verified {
+	if seen != "" && seen == p.verified && time.Now().Before(p.trusted) {
 		return service.Report{}, nil
 	}
 	intact, err := p.run.Probe(ctx, p.family, sentinels(), nil)
@@ -241,7 +247,8 @@ func (p *plane) audit(ctx context.Context) (service.Report, error) {
 	if err != nil {
 		return service.Report{}, fmt.Errorf("read tables: %w", err)
 	}
-	p.auditDue = time.Now().Add(auditShare * time.Since(begin))
+	took := time.Since(begin)
+	p.auditDue, p.trusted = time.Now().Add(auditShare*took), time.Now().Add(trustShare*took)
 	bad := p.damage(have)
 	if len(bad) == 0 && hooked(have) {
 		p.sums, p.verified = sums(have), seen
