@@ -34,8 +34,8 @@ test: check unit e2e ## everything that proves it (root)
 golden: ## rewrite the golden plans; read the difference before you commit it
 	$(GO) test ./iptables -run Golden -update
 
-bench: build ## against kube-proxy of the same Kubernetes version, in one run (root, long)
-	$(GO) run ./e2e/bench -fairlead $(BIN)
+bench: build ## against kube-proxy of the same Kubernetes version, in one run (root; 20 minutes)
+	$(GO) run ./e2e/bench -fairlead $(BIN) $(BENCHFLAGS)
 
 fuzz: ## a minute of each fuzz target
 	@for p in $$(grep -rl 'func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

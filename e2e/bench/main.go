@@ -42,11 +42,11 @@ type options struct {
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	services := flags.String("n", "1000,10000", "numbers of Services, each with 5 endpoints")
+	services := flags.String("n", "1000,2000,10000", "numbers of Services, each with 5 endpoints")
 	variants := flags.String("variants", "legacy,nft", "kinds of iptables")
 	proxies := flags.String("proxies", "kube-proxy,fairlead", "what to measure, also kube-proxy-100ms, in the order of their turns")
 	quick := flags.Bool("quick", false, "other defaults: one short round, to see that everything works")
-	flags.IntVar(&o.rounds, "rounds", 3, "turns of each proxy")
+	flags.IntVar(&o.rounds, "rounds", 1, "turns of each proxy")
 	flags.IntVar(&o.flips, "flips", 12, "isolated changes per round")
 	flags.IntVar(&o.rate, "rate", 20, "changes per second during churn")
 	flags.DurationVar(&o.churn, "churn", 30*time.Second, "time of churn per round")

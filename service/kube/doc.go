@@ -20,6 +20,6 @@
 // [Converter] makes an [Entry] of an object, and a [Mirror] turns what a source
 // has seen into changes of the Store behind a [Sink].
 //
-// [Slim] cuts API objects down to the fields read here, for informers that hold
-// on to them. An [Interner] lets many slices share their strings.
+// Objects are converted as they arrive and not kept. An [Interner] lets many
+// slices share their strings.
 package kube
