@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 // A corpusRun is one way to run the corpus.
 type corpusRun struct {
 	name   string
+	mode   world.Mode
 	tools  string // value of --iptables-variant
 	worlds int    // played in at once; much of the time goes into waiting for nothing to come
 	source func(*testing.T, *world.World) world.Source
@@ -26,14 +28,17 @@ type corpusRun struct {
 }
 
 func corpusRuns() []corpusRun {
-	everything := func(*servicetest.Case) bool { return true }
-	admitted := func(c *servicetest.Case) bool { return !c.ManifestOnly }
 	return []corpusRun{
-		{"manifests-nft", "nft", 2, newManifests, everything},
-		{"manifests-legacy", "legacy", 2, newManifests, everything},
-		{"api-nft", "nft", 2, newAPI, admitted},
+		{"manifests-nft", world.IPTables, "nft", 2, newManifests, everything},
+		{"manifests-legacy", world.IPTables, "legacy", 2, newManifests, everything},
+		{"api-nft", world.IPTables, "nft", 2, newAPI, admitted},
 	}
 }
+
+func everything(*servicetest.Case) bool { return true }
+
+// admitted are the cases whose objects an API server takes.
+func admitted(c *servicetest.Case) bool { return !c.ManifestOnly }
 
 func newManifests(t *testing.T, _ *world.World) world.Source {
 	return world.NewManifests(t.TempDir())
@@ -54,9 +59,13 @@ func newAPI(t *testing.T, w *world.World) world.Source {
 
 // TestFlows plays every flow of the corpus as real packets, in every variant.
 func TestFlows(t *testing.T) {
-	binary := requireWorld(t)
+	playAll(t, requireWorld(t), corpusRuns())
+}
+
+// playAll plays runs beside each other.
+func playAll(t *testing.T, binary string, runs []corpusRun) {
 	var wg sync.WaitGroup
-	for _, v := range corpusRuns() {
+	for _, v := range runs {
 		wg.Go(func() { t.Run(v.name, func(t *testing.T) { playCorpus(t, v, binary) }) })
 	}
 	wg.Wait()
@@ -102,8 +111,14 @@ func newWorld(t *testing.T, cfg world.Config) *world.World {
 func playCorpus(t *testing.T, v corpusRun, binary string) {
 	var usual, special []*servicetest.Case
 	for c := range servicetest.Corpus() {
+		if !v.plays(c) {
+			continue
+		}
+		c, err := world.Deviate(c, c.Snapshots(t), world.Deviations(v.mode))
+		if err != nil {
+			t.Fatal(err)
+		}
 		switch {
-		case !v.plays(c):
 		case world.Needs(c) == world.Config{}:
 			usual = append(usual, c)
 		default:
@@ -152,11 +167,11 @@ func (s *score) add(r world.Report) {
 
 func play(t *testing.T, v corpusRun, binary string, cfg world.Config, deal <-chan *servicetest.Case, s *score) {
 	w := newWorld(t, cfg)
-	r := world.Runner{World: w, Source: v.source(t, w), Program: world.Fairlead(binary, v.tools)}
+	r := world.Runner{World: w, Source: v.source(t, w), Program: world.FairleadMode(binary, v.mode, v.tools)}
 	for c := range deal {
 		t.Run(c.Name, func(t *testing.T) {
 			r.OnFailure = func(_ *servicetest.Case, p *world.Proxy) {
-				t.Logf("rules of n1: %s\nfairlead says:\n%s", dump(t, w, v.tools), p.Tail(20))
+				t.Logf("state of n1: %s\nfairlead says:\n%s", dump(t, w, v.mode, v.tools), p.Tail(20))
 			}
 			rep, err := r.Run(t.Context(), c)
 			s.add(rep)
@@ -170,18 +185,23 @@ func play(t *testing.T, v corpusRun, binary string, cfg world.Config, deal <-cha
 	}
 }
 
-// dump writes the rules of n1 to files and returns their names.
-func dump(t *testing.T, w *world.World, tools string) []string {
+// dump writes what n1 holds to files and returns their names.
+func dump(t *testing.T, w *world.World, mode world.Mode, tools string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 	defer cancel()
+	commands := []string{"iptables-" + tools + "-save", "ip6tables-" + tools + "-save"}
+	if mode != world.IPTables {
+		commands = append(commands, ipvsState()...)
+	}
 	var names []string
-	for _, cmd := range []string{"iptables-" + tools + "-save", "ip6tables-" + tools + "-save"} {
-		out, err := w.N1.Output(ctx, cmd)
+	for _, cmd := range commands {
+		words := strings.Fields(cmd)
+		out, err := w.N1.Output(ctx, words[0], words[1:]...)
 		if err != nil {
 			out = err.Error()
 		}
-		name := filepath.Join(t.ArtifactDir(), cmd+".txt")
+		name := filepath.Join(t.ArtifactDir(), strings.ReplaceAll(cmd, " ", "_")+".txt")
 		if err := os.WriteFile(name, []byte(out), 0o644); err != nil {
 			t.Log(err)
 		}

@@ -23,7 +23,9 @@
 // address ([tree]); its leaves go to the chain of a frontend, FL-F, through FL-A
 // where only some callers are allowed. FL-F holds the Routes: which pool for
 // which Origin, and whether to mark. FL-P picks an endpoint and translates; a
-// pool of more than 16 picks an FL-P of its own first.
+// pool of more than 16 picks an FL-P of its own first. Chance decides, by the
+// weights of the endpoints; a Service that asks for an algorithm does so in vain,
+// for iptables has no other.
 //
 // There is no chain for an endpoint, which kube-proxy needs to mark connections
 // that are sent back to their own caller. One rule in POSTROUTING finds those: a

@@ -25,8 +25,8 @@ func evaluate(cfg Config) servicetest.Eval {
 	}
 }
 
-// evalFlow requires of a forwarding ruleset that every endpoint is as likely as
-// any other.
+// evalFlow requires of a forwarding ruleset that every endpoint is as likely as its
+// weight says.
 func evalFlow(rules *xt.Ruleset, snap *service.Snapshot, f service.Flow) (service.Outcome, error) {
 	results := rules.Eval(packet(snap, f))
 	first := results[0]
@@ -46,17 +46,36 @@ func evalFlow(rules *xt.Ruleset, snap *service.Snapshot, f service.Flow) (servic
 		return service.Outcome{Verdict: service.Pass}, nil
 	}
 	out := service.Outcome{Verdict: service.Forward}
+	share, total := weights(snap, f), 0
+	for _, r := range results {
+		total += share[r.DNAT]
+	}
 	for _, r := range results {
 		if r.Verdict != xt.Accepted || !r.DNAT.IsValid() {
 			return service.Outcome{}, fmt.Errorf("translated to %v, then %v", r.DNAT, r.Verdict)
 		}
-		if want := 1 / float64(len(results)); r.P < want-1e-6 || r.P > want+1e-6 {
+		if want := float64(share[r.DNAT]) / float64(total); r.P < want-1e-6 || r.P > want+1e-6 {
 			return service.Outcome{}, fmt.Errorf("%v has a chance of %v, want %v", r.DNAT, r.P, want)
 		}
 		out.Hops = append(out.Hops, service.Hop{Endpoint: service.Endpoint{Addr: r.DNAT}, Masquerade: r.Masqueraded})
 	}
 	slices.SortFunc(out.Hops, func(a, b service.Hop) int { return a.Endpoint.Addr.Compare(b.Endpoint.Addr) })
 	return out, nil
+}
+
+// weights returns the share of each endpoint behind the frontend of f.
+func weights(snap *service.Snapshot, f service.Flow) map[netip.AddrPort]int {
+	out := make(map[netip.AddrPort]int)
+	_, fe := servicetest.PortOf(snap, f)
+	if fe == nil {
+		return out
+	}
+	for _, r := range fe.Routes {
+		for _, ep := range r.Pool {
+			out[ep.Addr] = ep.Share()
+		}
+	}
+	return out
 }
 
 func packet(snap *service.Snapshot, f service.Flow) xt.Packet {

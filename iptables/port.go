@@ -187,9 +187,7 @@ func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) strin
 	if p.Affinity > 0 {
 		parts = append(parts, p.ID.String(), seconds(p.Affinity))
 	}
-	for _, ep := range pool {
-		parts = append(parts, ep.Addr.String())
-	}
+	parts = appendContents(parts, pool)
 	chain := xt.Chain{Name: hashed(prefixPool, parts...)}
 	if slices.ContainsFunc(out.chains, func(c xt.Chain) bool { return c.Name == chain.Name }) {
 		return chain.Name
@@ -210,14 +208,38 @@ func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) strin
 	return chain.Name
 }
 
+// appendContents adds what tells pool from another one to the parts of a name: its
+// addresses, and weights as far as there are any.
+func appendContents(parts []string, pool service.Pool) []string {
+	for _, ep := range pool {
+		part := ep.Addr.String()
+		if n := ep.Share(); n != 1 {
+			part += "*" + strconv.Itoa(n)
+		}
+		parts = append(parts, part)
+	}
+	return parts
+}
+
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
-// pick renders the choice of one endpoint of a pool, each with equal chance, and
-// remembers the client where affinity is asked for.
+// shares adds up the weights of a pool.
+func shares(pool service.Pool) int {
+	n := 0
+	for _, ep := range pool {
+		n += ep.Share()
+	}
+	return n
+}
+
+// pick renders the choice of one endpoint of a pool, each with the chance its
+// weight gives it, and remembers the client where affinity is asked for.
 func pick(p *service.Port, pool service.Pool) []xt.Rule {
 	rules := make([]xt.Rule, 0, len(pool))
-	for i, ep := range pool {
-		m := chance(1, len(pool)-i)
+	left := shares(pool)
+	for _, ep := range pool {
+		m := chance(ep.Share(), left)
+		left -= ep.Share()
 		if p.Affinity > 0 {
 			m = append(m, xt.RecentSet{Name: clientsName(p, ep)})
 		}
@@ -250,7 +272,7 @@ func groups(p *service.Port, pool service.Pool, out *portPlan) []xt.Rule {
 		g := groupOf(ep.Addr, n)
 		byGroup[g] = append(byGroup[g], ep)
 	}
-	left := len(pool)
+	left := shares(pool)
 	var rules []xt.Rule
 	for _, group := range byGroup {
 		if len(group) == 0 {
@@ -260,13 +282,10 @@ func groups(p *service.Port, pool service.Pool, out *portPlan) []xt.Rule {
 		if p.Affinity > 0 {
 			parts = append(parts, p.ID.String())
 		}
-		for _, ep := range group {
-			parts = append(parts, ep.Addr.String())
-		}
-		name := hashed(prefixPool, parts...)
+		name := hashed(prefixPool, appendContents(parts, group)...)
 		out.chains = append(out.chains, xt.Chain{Name: name, Rules: pick(p, group)})
-		rules = append(rules, xt.Rule{Match: chance(len(group), left), Target: xt.Goto{Chain: name}})
-		left -= len(group)
+		rules = append(rules, xt.Rule{Match: chance(shares(group), left), Target: xt.Goto{Chain: name}})
+		left -= shares(group)
 	}
 	return rules
 }

@@ -37,7 +37,10 @@ func (s *Store) build(v *Service) *built {
 
 // port builds one Port with the frontends it has won.
 func (s *Store) port(v *Service, i int, id PortID, c choice, b *built) *Port {
-	p := &Port{ID: id, Affinity: v.Affinity, Cluster: c.cluster, Serving: c.serving}
+	p := &Port{
+		ID: id, Affinity: v.Affinity, Scheduling: v.Scheduling,
+		Cluster: c.cluster, Serving: c.serving, Departing: c.departing,
+	}
 	internal := clusterRoutes(v.Internal, c, &s.node, id.Family)
 	external := externalRoutes(v.External, c, &s.node, id.Family)
 	p.internal = internal[FromHost]

@@ -7,8 +7,9 @@ import (
 
 // A candidate is one endpoint of a port before any choice is made.
 type candidate struct {
-	addr  netip.AddrPort
-	local bool
+	addr   netip.AddrPort
+	local  bool
+	weight uint16
 	*SliceEndpoint
 }
 
@@ -29,7 +30,8 @@ func (c *candidate) better(o *candidate) bool {
 }
 
 // candidates returns the endpoints of one port, sorted by address, each address
-// once. Slices must be sorted by name, so that ties have one outcome.
+// once, with the weight of the slice it is taken from. Slices must be sorted by
+// name, so that ties have one outcome.
 func candidates(all []*Slice, id PortID, node string) []candidate {
 	var out []candidate
 	for _, sl := range all {
@@ -45,6 +47,7 @@ func candidates(all []*Slice, id PortID, node string) []candidate {
 				out = append(out, candidate{
 					addr:          netip.AddrPortFrom(ep.Addr, p.Port),
 					local:         ep.Node != "" && ep.Node == node,
+					weight:        sl.Weight,
 					SliceEndpoint: ep,
 				})
 			}
@@ -65,10 +68,11 @@ func candidates(all []*Slice, id PortID, node string) []candidate {
 
 // A choice is which endpoints of one port may be used, for whom.
 type choice struct {
-	cluster Pool // for callers without a locality constraint
-	local   Pool // for those who must stay on this node
-	serving Pool // everything that still serves
-	any     bool // something is usable somewhere in the cluster
+	cluster   Pool // for callers without a locality constraint
+	local     Pool // for those who must stay on this node
+	serving   Pool // everything that still serves
+	departing Pool // everything that terminates, whether it still serves or not
+	any       bool // something is usable somewhere in the cluster
 }
 
 // choose makes the choice among the candidates of one port, by the rules of
@@ -82,9 +86,12 @@ func choose(cs []candidate, node *Node) choice {
 	var drainCluster, drainLocal Pool
 	for i := range cs {
 		cand := &cs[i]
-		ep := Endpoint{Addr: cand.addr}
+		ep := Endpoint{Addr: cand.addr, Weight: cand.weight}
 		if cand.Serving {
 			c.serving = append(c.serving, ep)
+		}
+		if cand.Terminating {
+			c.departing = append(c.departing, ep)
 		}
 		if !cand.usable() {
 			continue
@@ -114,14 +121,17 @@ func choose(cs []candidate, node *Node) choice {
 	return c.shared()
 }
 
-// shared makes equal pools one slice, which saves memory and lets a dataplane
-// see that they are equal.
+// shared makes equal pools, weights included, one slice, which saves memory and
+// lets a dataplane see that they are equal.
 func (c choice) shared() choice {
 	if slices.Equal(c.cluster, c.local) {
 		c.local = c.cluster
 	}
 	if slices.Equal(c.cluster, c.serving) {
 		c.serving = c.cluster
+	}
+	if len(c.departing) > 0 && slices.Equal(c.cluster, c.departing) {
+		c.departing = c.cluster
 	}
 	return c
 }

@@ -1,6 +1,9 @@
 package service
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // A Dataplane makes the node match a Snapshot.
 //
@@ -13,7 +16,9 @@ type Dataplane interface {
 	Sync(ctx context.Context, snap *Snapshot) (Report, error)
 	// Audit compares the kernel with what the last Sync left there and repairs
 	// what somebody else changed; it does nothing before the first Sync. It is
-	// called about once every sync period, between Syncs.
+	// called about once every sync period, between Syncs, and besides when a
+	// Report has asked for it or somebody suspects a change. It must not take
+	// an extra call for the regular one.
 	Audit(ctx context.Context) (Report, error)
 	// Cleanup removes everything the Dataplane owns; it is idempotent.
 	Cleanup(ctx context.Context) error
@@ -25,7 +30,12 @@ type Report struct {
 	Resynced                bool // kernel state was read, not remembered
 	Repaired                bool // the kernel differed from what we had left there
 	Added, Changed, Removed int
-	Deviations              []Deviation
+	Deviations              []Deviation // all there are, not only new ones
+
+	// Again is when the dataplane wants Audit to be called, if before the end of
+	// the sync period; the zero Time leaves that to the caller. The Report of the
+	// next call replaces it.
+	Again time.Time
 }
 
 // A Deviation is a promise of the Snapshot that this Dataplane cannot keep.

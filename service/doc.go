@@ -6,7 +6,7 @@
 // These words mean one thing each in the whole tree:
 //
 //	Frontend   an address and port this node answers for a Service
-//	Endpoint   the address and port of a pod
+//	Endpoint   the address and port of a pod, and its weight
 //	Pool       a sorted list of Endpoints
 //	Origin     who is calling: a pod on this node, the node itself, or anyone else
 //	Route      what happens to a new connection of one Origin to one Frontend
@@ -35,6 +35,16 @@
 // connection that is sent back to its own caller is masqueraded, or the answer
 // would bypass the node; and one that arrives and is sent to the node itself is
 // not, since it does not leave again.
+//
+// # Shares
+//
+// The connections of a Pool are shared out evenly unless slices have weights:
+// then an Endpoint gets as many of them as its weight is of the sum of the weights
+// of the Pool it is in. Weights choose nobody and exclude nobody: they are not
+// looked at until the table has named the Pool. Of an address that several slices
+// hold, the entry that counts brings its weight along. The [Scheduling] of a
+// Service says by which algorithm, where a dataplane has a choice; it changes how
+// often an Endpoint of the Pool is picked and nothing else.
 //
 // # Data flow
 //

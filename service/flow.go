@@ -12,8 +12,8 @@ type Flow struct {
 
 // A Hop is one place a forwarded Flow may be sent.
 type Hop struct {
-	Endpoint   Endpoint
-	Masquerade bool // the endpoint sees the node's address, not the caller's
+	Endpoint   Endpoint // without its weight
+	Masquerade bool     // the endpoint sees the node's address, not the caller's
 }
 
 // An Outcome says what must happen to a Flow. Hops is empty unless Verdict is

@@ -42,8 +42,9 @@ type Service struct {
 	// and External is Local.
 	HealthCheckNodePort uint16
 
-	Affinity time.Duration // ClientIP affinity timeout; zero means no affinity
-	Ports    []ServicePort
+	Affinity   time.Duration // ClientIP affinity timeout; zero means no affinity
+	Scheduling Scheduling    // from annotations; the zero value asks for nothing
+	Ports      []ServicePort
 }
 
 // A ServicePort is one entry of spec.ports.
@@ -63,6 +64,10 @@ type Slice struct {
 	Family    Family // addressType; FQDN slices never get here
 	Ports     []SlicePort
 	Endpoints []SliceEndpoint
+
+	// Weight is the weight of each endpoint of the slice, from the annotation
+	// fairlead.io/weight; 0 stands for 1, which is never spelled out.
+	Weight uint16
 
 	// Triggered is the time of the change that led to this slice, from the
 	// annotation endpoints.kubernetes.io/last-change-trigger-time; zero if

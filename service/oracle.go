@@ -54,15 +54,16 @@ func explainForward(r Route, p *Port) string {
 	return line + ", which see the caller's address unless it is their own"
 }
 
-// forward lists the hops of a Route for f. A packet that arrived and is sent to
-// the node itself keeps its source whatever the Route says: it does not leave
-// the node again, so its answer cannot bypass it.
+// forward lists the hops of a Route for f, without weights: what may happen does
+// not depend on how often. A packet that arrived and is sent to the node itself
+// keeps its source whatever the Route says: it does not leave the node again, so
+// its answer cannot bypass it.
 func (n *Node) forward(f Flow, r Route) Outcome {
 	out := Outcome{Verdict: Forward, Hops: make([]Hop, 0, len(r.Pool))}
 	for _, ep := range r.Pool {
 		stays := f.In != "" && n.isLocal(ep.Addr.Addr())
 		masq := !stays && (r.Masquerade || ep.Addr.Addr() == f.Src)
-		out.Hops = append(out.Hops, Hop{Endpoint: ep, Masquerade: masq})
+		out.Hops = append(out.Hops, Hop{Endpoint: Endpoint{Addr: ep.Addr}, Masquerade: masq})
 	}
 	return out
 }

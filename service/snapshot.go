@@ -31,6 +31,13 @@ type Port struct {
 	Cluster   Pool          // what a client with no locality constraint may reach
 	Serving   Pool          // every serving endpoint, whatever the policy, for judging stale UDP flows
 
+	// Departing are the endpoints whose pods are being deleted, whether they
+	// still serve or not. When one of them is gone, so is its pod, and nothing
+	// will ever answer its connections.
+	Departing Pool
+
+	Scheduling Scheduling // what the Service asks for; the zero value leaves it to the dataplane
+
 	internal Route
 }
 
@@ -116,9 +123,33 @@ type Route struct {
 	Masquerade bool    // meaningful when Verdict is Forward
 }
 
-// An Endpoint is the address and port of a pod.
+// An Endpoint is the address and port of a pod, and its share of the
+// connections.
 type Endpoint struct {
-	Addr netip.AddrPort
+	Addr   netip.AddrPort
+	Weight uint16 // relative to the others of the pool; 0 stands for 1, which is never spelled out
+}
+
+// Share returns the weight of e as a number from 1 up.
+func (e Endpoint) Share() int { return max(1, int(e.Weight)) }
+
+// A Scheduling is the algorithm that a Service asks for. Not every dataplane has
+// a choice.
+type Scheduling struct {
+	Algorithm string // one of Schedulers, or empty for the default
+	Flags     string // of SchedulerFlags, sorted, with commas; empty for the algorithm's default
+}
+
+// Schedulers returns the algorithms a Service may ask for, which are those of the
+// kernel's IPVS by their module names (net/netfilter/ipvs), sorted.
+func Schedulers() []string {
+	return []string{"dh", "fo", "lblc", "lblcr", "lc", "mh", "nq", "ovf", "rr", "sed", "sh", "twos", "wlc", "wrr"}
+}
+
+// SchedulerFlags returns the flags a Service may ask for, by ipvsadm's names,
+// sorted.
+func SchedulerFlags() []string {
+	return []string{"flag-1", "flag-2", "flag-3", "mh-fallback", "mh-port", "sh-fallback", "sh-port"}
 }
 
 // A Pool is a list of endpoints, sorted by address and port, without doubles.

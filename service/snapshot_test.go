@@ -63,8 +63,8 @@ func TestChangedAllocatesNothing(t *testing.T) {
 
 // TestRoutes spells out the table of the package comment.
 func TestRoutes(t *testing.T) {
-	remote := Endpoint{netip.MustParseAddrPort("10.244.2.2:80")}
-	local := Endpoint{netip.MustParseAddrPort("10.244.1.2:80")}
+	remote := Endpoint{Addr: netip.MustParseAddrPort("10.244.2.2:80")}
+	local := Endpoint{Addr: netip.MustParseAddrPort("10.244.1.2:80")}
 	both, here := Pool{local, remote}, Pool{local}
 	detector := Detector{Prefixes: [NumFamilies]netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}
 	fwd := func(p Pool, masq bool) Route { return Route{Verdict: Forward, Pool: p, Masquerade: masq} }

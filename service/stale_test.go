@@ -9,7 +9,7 @@ func TestStale(t *testing.T) {
 	addr := netip.MustParseAddrPort
 	eps := func(list ...string) (p Pool) {
 		for _, s := range list {
-			p = append(p, Endpoint{addr(s)})
+			p = append(p, Endpoint{Addr: addr(s)})
 		}
 		return p
 	}

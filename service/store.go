@@ -45,6 +45,15 @@ func NewStore() *Store {
 	}
 }
 
+// Service returns the Object that names a Service, with its UID while the Store
+// holds it.
+func (s *Store) Service(n Name) Object {
+	if v := s.services[n]; v != nil {
+		return v.object()
+	}
+	return Object{Kind: "Service", Name: n}
+}
+
 // Node returns the node last set.
 func (s *Store) Node() Node { return s.node }
 
@@ -147,7 +156,7 @@ func (s *Store) touch(n Name) { s.dirty[n] = true }
 
 // equal reports whether v and o mean the same to a Snapshot.
 func (v *Slice) equal(o *Slice) bool {
-	return v.Family == o.Family && slices.Equal(v.Ports, o.Ports) &&
+	return v.Family == o.Family && v.Weight == o.Weight && slices.Equal(v.Ports, o.Ports) &&
 		slices.EqualFunc(v.Endpoints, o.Endpoints, func(a, b SliceEndpoint) bool {
 			return a.Addr == b.Addr && a.Node == b.Node &&
 				a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -28,14 +29,26 @@ type ifaceAddr struct {
 	Index int // of the interface
 }
 
+// vipDevice holds virtual addresses in ipvs mode, ours and kube-proxy's. They are
+// on every node, so they are no addresses of this one: nobody can reach it there,
+// and node ports must not answer there.
+const vipDevice = "kube-ipvs0"
+
 // readAddrs returns the addresses of the network namespace we are in.
 func readAddrs() (localAddrs, error) {
 	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return localAddrs{}, fmt.Errorf("list local addresses: %w", err)
 	}
+	vips, err := vipIndex() // after the addresses, so that it is not older than they are
+	if err != nil {
+		return localAddrs{}, err
+	}
 	var found []ifaceAddr
 	for i := range list {
+		if list[i].LinkIndex == vips {
+			continue
+		}
 		if a, ok := netip.AddrFromSlice(list[i].IP); ok {
 			found = append(found, ifaceAddr{Addr: a.Unmap(), Index: list[i].LinkIndex})
 		}
@@ -45,6 +58,19 @@ func readAddrs() (localAddrs, error) {
 		way[family] = defaultRoute(id)
 	}
 	return sortAddrs(found, way), nil
+}
+
+// vipIndex returns the index of the interface called vipDevice, zero if there is
+// none.
+func vipIndex() (int, error) {
+	link, err := netlink.LinkByName(vipDevice)
+	if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look for the interface %s: %w", vipDevice, err)
+	}
+	return link.Attrs().Index, nil
 }
 
 // An uplink is how the default route leaves this machine.
@@ -179,15 +205,20 @@ func followAddrs(ctx context.Context, last *localAddrs, changed func(localAddrs)
 			*last = now
 			changed(now)
 		}
-		if !settle(ctx, updates) {
+		vips, err := vipIndex()
+		if err != nil {
+			return err
+		}
+		if !settle(ctx, updates, vips) {
 			return nil
 		}
 	}
 }
 
-// settle waits for an update and for the others that come with it. It reports
+// settle waits for an update and for the others that come with it, but for those
+// of the interface with the index vips, where thousands come and go. It reports
 // false if there will be no more.
-func settle(ctx context.Context, updates <-chan netlink.AddrUpdate) bool {
+func settle(ctx context.Context, updates <-chan netlink.AddrUpdate, vips int) bool {
 	var quiet <-chan time.Time
 	for {
 		select {
@@ -195,11 +226,11 @@ func settle(ctx context.Context, updates <-chan netlink.AddrUpdate) bool {
 			return false
 		case <-quiet:
 			return true
-		case _, ok := <-updates:
+		case u, ok := <-updates:
 			if !ok {
 				return false
 			}
-			if quiet == nil {
+			if quiet == nil && u.LinkIndex != vips {
 				quiet = time.After(addrsSettle)
 			}
 		}

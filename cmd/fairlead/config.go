@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +23,12 @@ const (
 	detectNodeCIDR    = "NodeCIDR"
 	detectBridge      = "BridgeInterface"
 	detectPrefix      = "InterfaceNamePrefix"
+)
+
+// The values of --proxy-mode.
+const (
+	modeIptables = "iptables"
+	modeIPVS     = "ipvs"
 )
 
 // The values of --iptables-variant.
@@ -48,6 +55,11 @@ type config struct {
 	Healthz string // host:port; empty for none
 	Metrics string // host:port; empty for none
 	Node    nodeConfig
+	IPVS    ipvsConfig // zero in other modes
+
+	// The sync periods are those of the mode.
+	SyncPeriod    time.Duration
+	MinSyncPeriod time.Duration
 }
 
 // A nodeConfig is what the command line says of this node.
@@ -93,6 +105,12 @@ func (f *flags) config() (config, error) {
 	c.Metrics, err = parseListen(f.MetricsBindAddress, metricsPort)
 	check("metrics-bind-address", err)
 	c.Node = f.node(fail)
+	if c.Mode == modeIPVS {
+		c.IPVS = f.ipvs(fail)
+		// The kernel keeps packets from 127.0.0.1 out of IPVS.
+		c.Node.LocalhostPorts = false
+	}
+	c.SyncPeriod, c.MinSyncPeriod = f.periods(c.Mode, fail)
 	f.checkNumbers(fail)
 	f.checkSource(fail)
 	return c, errors.Join(errs...)
@@ -236,15 +254,26 @@ func parseListen(s, defaultPort string) (string, error) {
 	return a.String(), nil
 }
 
+// periods returns the sync periods of a mode, whose flags are named after it. Those
+// of other modes are not looked at, as in kube-proxy.
+func (f *flags) periods(mode string, fail failFunc) (period, least time.Duration) {
+	mode = cmp.Or(mode, modeIptables)
+	period, least = f.SyncPeriod, f.MinSyncPeriod
+	if mode == modeIPVS {
+		period, least = f.IPVS.SyncPeriod, f.IPVS.MinSyncPeriod
+	}
+	if period <= 0 {
+		fail(mode+"-sync-period", "must be above 0, is %s", period)
+	}
+	if least < 0 || least > period {
+		fail(mode+"-min-sync-period", "must be between 0 and --%s-sync-period, is %s", mode, least)
+	}
+	return period, least
+}
+
 func (f *flags) checkNumbers(fail failFunc) {
 	if f.MasqueradeBit < 0 || f.MasqueradeBit > 31 {
 		fail("iptables-masquerade-bit", "%d is not between 0 and 31", f.MasqueradeBit)
-	}
-	if f.SyncPeriod <= 0 {
-		fail("iptables-sync-period", "must be above 0, is %s", f.SyncPeriod)
-	}
-	if f.MinSyncPeriod < 0 || f.MinSyncPeriod > f.SyncPeriod {
-		fail("iptables-min-sync-period", "must be between 0 and --iptables-sync-period, is %s", f.MinSyncPeriod)
 	}
 	if f.ConfigSyncPeriod <= 0 {
 		fail("config-sync-period", "must be above 0, is %s", f.ConfigSyncPeriod)

@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
+	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service"
 )
 
@@ -57,7 +59,8 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := config{
 		Mode: "iptables", Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249",
-		Node: nodeConfig{Detect: detectClusterCIDR, PortAddrs: everywhere(), LocalhostPorts: true},
+		Node:       nodeConfig{Detect: detectClusterCIDR, PortAddrs: everywhere(), LocalhostPorts: true},
+		SyncPeriod: 30 * time.Second, MinSyncPeriod: time.Second,
 	}
 	if d := cmp.Diff(got, want, comparable()); d != "" {
 		t.Errorf("config without flags (-got +want):\n%s", d)
@@ -100,6 +103,10 @@ func TestConfig(t *testing.T) {
 		{"repeated flag", []string{"--nodeport-addresses=172.18.0.0/16", "--nodeport-addresses=fd00::/8"}, func(c *config) {
 			c.Node.PortAddrs = [2][]netip.Prefix{prefixes("172.18.0.0/16"), prefixes("fd00::/8")}
 		}},
+		{"sync periods", []string{"--iptables-sync-period=10s", "--iptables-min-sync-period=0s", "--ipvs-sync-period=7s"}, func(c *config) {
+			c.SyncPeriod, c.MinSyncPeriod = 10*time.Second, 0
+		}},
+		{"bad IPVS flags of another mode", []string{"--ipvs-scheduler=x", "--ipvs-exclude-cidrs=x", "--ipvs-sync-period=0s", "--ipvs-vip-mode=x"}, func(*config) {}},
 		{"other switches", []string{"--masquerade-all", "--iptables-localhost-nodeports=false", "--proxy-mode=iptables", "-v", "4"}, func(c *config) {
 			c.Node.MasqueradeAll, c.Node.LocalhostPorts = true, false
 		}},
@@ -123,15 +130,62 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestConfigIPVS is about ipvs mode, and what it makes of flags of all modes.
+func TestConfigIPVS(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args []string
+		want func(*config)
+	}{
+		{"defaults", nil, func(*config) {}},
+		{"localhost node ports", []string{"--iptables-localhost-nodeports"}, func(*config) {}},
+		{"periods", []string{"--ipvs-sync-period=10s", "--ipvs-min-sync-period=0s", "--iptables-sync-period=0s"}, func(c *config) {
+			c.SyncPeriod, c.MinSyncPeriod = 10*time.Second, 0
+		}},
+		{"scheduler", []string{"--ipvs-scheduler=mh"}, func(c *config) { c.IPVS.Scheduler = "mh" }},
+		{"no scheduler", []string{"--ipvs-scheduler="}, func(*config) {}},
+		{"VIP mode", []string{"--ipvs-vip-mode=device"}, func(c *config) { c.IPVS.VIPMode = ipvs.Device }},
+		{"drain timeout", []string{"--ipvs-drain-timeout=5m"}, func(c *config) { c.IPVS.DrainTimeout = 5 * time.Minute }},
+		{"exclude", []string{"--ipvs-exclude-cidrs=198.51.100.7/24,fd00::/8", "--ipvs-exclude-cidrs=192.0.2.1/32"}, func(c *config) {
+			c.IPVS.Exclude = prefixes("198.51.100.0/24", "fd00::/8", "192.0.2.1/32")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, _ := parseFlags(t, append([]string{"--proxy-mode=ipvs"}, c.args...)...)
+			got, err := f.config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := config{
+				Mode: "ipvs", Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249",
+				Node:       nodeConfig{Detect: detectClusterCIDR, PortAddrs: everywhere()},
+				IPVS:       ipvsConfig{Scheduler: "rr"},
+				SyncPeriod: 30 * time.Second, MinSyncPeriod: time.Second,
+			}
+			c.want(&want)
+			if d := cmp.Diff(got, want, comparable()); d != "" {
+				t.Errorf("config (-got +want):\n%s", d)
+			}
+		})
+	}
+}
+
 func TestValidate(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		want []string // what the error must say, each on a line of its own
 	}{
-		{[]string{"--proxy-mode=ipvs"}, []string{"--proxy-mode: proxy mode ipvs is not available in this version; available: iptables"}},
-		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available"}},
+		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available in this version; available: iptables, ipvs"}},
 		{[]string{"--proxy-mode=userspace"}, []string{"--proxy-mode: proxy mode userspace is not available"}},
-		{[]string{"--proxy-mode=ebpf"}, []string{`--proxy-mode: unknown proxy mode "ebpf"; valid: iptables`}},
+		{[]string{"--proxy-mode=ebpf"}, []string{`--proxy-mode: unknown proxy mode "ebpf"; valid: iptables, ipvs`}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-scheduler=random"}, []string{`--ipvs-scheduler: unknown scheduler "random"; valid: dh, fo, `}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-exclude-cidrs=10.0.0.1,10.0.0.0/8,x/8"}, []string{`--ipvs-exclude-cidrs: "10.0.0.1" is not a CIDR`, `--ipvs-exclude-cidrs: "x/8"`}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-sync-period=0s"}, []string{"--ipvs-sync-period: must be above 0", "--ipvs-min-sync-period: must be between 0 and --ipvs-sync-period"}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-min-sync-period=31s"}, []string{"--ipvs-min-sync-period: "}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-tcp-timeout=-1s", "--ipvs-udp-timeout=1000h"}, []string{"--ipvs-tcp-timeout: must be between 0 and 596h31m23s, is -1s", "--ipvs-udp-timeout: "}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-tcpfin-timeout=-1s", "--ipvs-drain-timeout=-1s"}, []string{"--ipvs-tcpfin-timeout: ", "--ipvs-drain-timeout: "}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-vip-mode=fwmark"}, []string{`--ipvs-vip-mode: unknown VIP mode "fwmark"; valid: routed, device`}},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-vip-mode=device", "--iptables-masquerade-bit=32"}, []string{"--iptables-masquerade-bit: 32"}},
 		{[]string{"--bind-address=eth0"}, []string{`--bind-address: "eth0" is not an IP address`}},
 		{[]string{"--bind-address=fe80::1%eth0"}, []string{"--bind-address: "}},
 		{[]string{"--healthz-bind-address=:10256"}, []string{`--healthz-bind-address: ":10256"`}},
@@ -186,12 +240,14 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{[]string{"--nosuch"}, 2, "", "fairlead: unknown flag: --nosuch (see --help)\n"},
 		{[]string{"--nosuch=1"}, 2, "", "unknown flag: --nosuch"},
-		{[]string{"--proxy-mode=ipvs"}, 2, "", "proxy mode ipvs is not available in this version; available: iptables"},
+		{[]string{"--proxy-mode=nftables"}, 2, "", "proxy mode nftables is not available in this version; available: iptables, ipvs"},
+		{[]string{"--proxy-mode=ipvs", "--ipvs-scheduler=x"}, 2, "", "--ipvs-scheduler: unknown scheduler"},
 		{[]string{"--iptables-masquerade-bit=x"}, 2, "", "--iptables-masquerade-bit"},
 		{[]string{"--cluster-cidr=x", "stray"}, 2, "", `unexpected argument "stray"`},
 		{[]string{"frobnicate"}, 2, "", `unknown subcommand "frobnicate"`},
 		{[]string{"plan"}, 2, "", "--file: is required"},
-		{[]string{"plan", "-f", "x.yaml", "--dataplane=ipvs", "--family=ipx"}, 2, "", "--dataplane: proxy mode ipvs is not available"},
+		{[]string{"plan", "-f", "x.yaml", "--dataplane=nftables", "--family=ipx"}, 2, "", "--dataplane: proxy mode nftables is not available"},
+		{[]string{"plan", "-f", "x.yaml", "--dataplane=ipvs", "--ipvs-exclude-cidrs=x"}, 2, "", "--ipvs-exclude-cidrs: "},
 		{[]string{"trace", "-f", "x.yaml"}, 2, "", "--to: "},
 		{[]string{"--kubeconfig=/does/not/exist"}, 1, "", "/does/not/exist"},
 		{[]string{"--help"}, 0, "--nodeport-addresses", ""},

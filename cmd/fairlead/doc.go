@@ -7,6 +7,7 @@
 //
 //	fairlead plan     print what would be put in force; no root, no cluster
 //	fairlead trace    explain what happens to a packet
+//	fairlead ipvs     show the virtual servers of this machine, by Service
 //	fairlead cleanup  remove everything fairlead has put in the kernel
 //
 // # Exit status

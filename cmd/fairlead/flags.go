@@ -34,6 +34,7 @@ type flags struct {
 	MasqueradeBit int
 	SyncPeriod    time.Duration
 	MinSyncPeriod time.Duration
+	IPVS          ipvsFlags
 
 	// Servers.
 	HealthzBindAddress  string
@@ -61,6 +62,7 @@ func (f *flags) addRun(fs *pflag.FlagSet) {
 	f.addNode(fs)
 	f.addMode(fs)
 	f.addIptables(fs)
+	f.addIPVS(fs)
 	f.addServers(fs)
 	f.addConntrack(fs)
 	f.addLog(fs)
@@ -83,12 +85,12 @@ func (f *flags) addNode(fs *pflag.FlagSet) {
 	fs.StringVar(&f.PodBridge, "pod-bridge-interface", "", "bridge of the pods, for --detect-local-mode=BridgeInterface")
 	fs.StringVar(&f.PodInterfacePrefix, "pod-interface-name-prefix", "", "how names of interfaces to pods begin, for --detect-local-mode=InterfaceNamePrefix")
 	fs.StringSliceVar(&f.NodePortAddresses, "nodeport-addresses", nil, `CIDRs of local addresses at which node ports answer, or "primary"; empty means all`)
-	fs.BoolVar(&f.LocalhostNodePorts, "iptables-localhost-nodeports", true, "answer node ports at 127.0.0.1")
+	fs.BoolVar(&f.LocalhostNodePorts, "iptables-localhost-nodeports", true, "answer node ports at 127.0.0.1, in iptables mode only: IPVS cannot")
 	fs.BoolVar(&f.MasqueradeAll, "masquerade-all", false, "masquerade everything sent to cluster IPs")
 }
 
 func (f *flags) addMode(fs *pflag.FlagSet) {
-	fs.StringVar(&f.ProxyMode, "proxy-mode", "", "dataplane; empty means iptables")
+	fs.StringVar(&f.ProxyMode, "proxy-mode", "", "dataplane, iptables or ipvs; empty means iptables")
 }
 
 func (f *flags) addIptables(fs *pflag.FlagSet) {
@@ -99,7 +101,7 @@ func (f *flags) addIptables(fs *pflag.FlagSet) {
 }
 
 func (f *flags) addMasqueradeBit(fs *pflag.FlagSet) {
-	fs.IntVar(&f.MasqueradeBit, "iptables-masquerade-bit", 14, "bit of the packet mark that asks for masquerading, 0 to 31")
+	fs.IntVar(&f.MasqueradeBit, "iptables-masquerade-bit", 14, "bit of the packet mark that asks for masquerading, 0 to 31, in every mode")
 }
 
 func (f *flags) addServers(fs *pflag.FlagSet) {

@@ -63,12 +63,14 @@ func (c command) dispatch(ctx context.Context, args []string) error {
 		return c.plan(rest)
 	case "trace":
 		return c.trace(ctx, rest)
+	case "ipvs":
+		return c.ipvs(ctx, rest)
 	case "cleanup":
 		return c.cleanup(ctx, rest)
 	case "help":
 		return c.run(ctx, []string{"--help"})
 	default:
-		return fmt.Errorf("unknown subcommand %q; there are plan, trace and cleanup (%w)", verb, errUsage)
+		return fmt.Errorf("unknown subcommand %q; there are plan, trace, ipvs and cleanup (%w)", verb, errUsage)
 	}
 }
 

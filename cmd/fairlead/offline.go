@@ -39,17 +39,18 @@ func (w *worldFlags) addPlan(fs *pflag.FlagSet) {
 
 func (w *worldFlags) add(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&w.Files, "file", "f", nil, "file or folder of manifests; may be given more than once")
-	fs.StringVar(&w.Dataplane, "dataplane", "iptables", "dataplane to plan for")
+	fs.StringVar(&w.Dataplane, "dataplane", "iptables", "dataplane to plan for: iptables or ipvs")
 	fs.StringSliceVar(&w.NodeAddrs, "node-addresses", nil, "addresses of the node; the first of each family is its primary one")
 	fs.StringVar(&w.Zone, "node-zone", "", "zone of the node, for topology hints")
 	w.addNode(fs)
 	w.addMasqueradeBit(fs)
+	w.addIPVSPlan(fs)
 }
 
 // setUnused gives the flags that a subcommand does not have values that pass
 // Validate.
 func (w *worldFlags) setUnused() {
-	w.SyncPeriod, w.ConfigSyncPeriod, w.Variant = time.Second, time.Second, variantAuto
+	w.SyncPeriod, w.IPVS.SyncPeriod, w.ConfigSyncPeriod, w.Variant = time.Second, time.Second, time.Second, variantAuto
 }
 
 // A request is a worldFlags, understood.
@@ -58,18 +59,22 @@ type request struct {
 	addrs     []netip.Addr // of the node, in the order given
 	zone      string       // of the node
 	families  []service.Family
-	dataplane string
+	dataplane string     // key of the dataplanes
+	ipvs      ipvsConfig // zero for other dataplanes
 }
 
 // request returns what w asks for. The error joins everything that is wrong.
 func (w *worldFlags) request() (request, error) {
 	w.setUnused()
-	cfg, err := w.config()
-	errs := []error{err}
-	r := request{node: cfg.Node, zone: w.Zone}
-	if r.dataplane, err = parseMode(w.Dataplane); err != nil {
+	var errs []error
+	mode, err := parseMode(w.Dataplane)
+	if err != nil {
 		errs = append(errs, fmt.Errorf("--dataplane: %w", err))
 	}
+	w.ProxyMode = mode
+	cfg, err := w.config()
+	errs = append(errs, err)
+	r := request{node: cfg.Node, zone: w.Zone, dataplane: mode, ipvs: cfg.IPVS}
 	switch strings.ToLower(w.Family) {
 	case "both", "": // a trace goes by its packet
 		r.families = []service.Family{service.IPv4, service.IPv6}

@@ -187,7 +187,7 @@ func TestTraceCorpus(t *testing.T) {
 		for i, snap := range c.Snapshots(t) {
 			for _, f := range c.Steps[i].Flows {
 				var out bytes.Buffer
-				if err := (command{out: &out}).explain(snap, iptablesConfig(&flags{MasqueradeBit: 14}), f.Flow, true); err != nil {
+				if err := (command{out: &out}).explain(snap, simulateIptables(iptablesConfig(&flags{MasqueradeBit: 14})), f.Flow, true); err != nil {
 					t.Fatalf("%s.txtar:%d: %v", c.Name, f.Line, err)
 				}
 				n++

@@ -1,17 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-project/fairlead/iptables"
+	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service"
 )
 
-const planUsage = `fairlead plan prints the rules that manifests ask for, as input for
-iptables-restore --noflush. It needs neither root nor a cluster, and the same
+const planUsage = `fairlead plan prints what manifests ask for: as input for iptables-restore
+--noflush, or with --dataplane=ipvs as a list of virtual servers, sets, addresses
+and rules. It needs neither root nor a cluster, and the same
 input gives the same output on every machine: the node it plans for is the one
 that the flags, or a Node among the manifests, describe. Without
 --hostname-override no endpoint is on it.
@@ -38,10 +42,8 @@ func (c command) plan(args []string) error {
 	known := c.load(w.Files)
 	snap := req.snapshot(known.store, known.nodes[req.node.Name])
 	c.complain(snap.Problems)
-	for _, f := range req.families {
-		if err := printPlan(c.out, snap, iptablesConfig(&w.flags), f); err != nil {
-			return err
-		}
+	if err := c.printPlans(snap, req, w.MasqueradeBit); err != nil {
+		return err
 	}
 	if known.bad || len(snap.Problems) > 0 {
 		return errReported
@@ -49,30 +51,69 @@ func (c command) plan(args []string) error {
 	return nil
 }
 
-// printPlan writes the plan of one family, after a line that says what it is.
+// printPlans writes the plan of the dataplane that was asked for. The bit is the
+// one that asks for masquerading.
+func (c command) printPlans(snap *service.Snapshot, req request, bit int) error {
+	if req.dataplane == modeIPVS {
+		cfg := req.ipvs.plan(bit)
+		cfg.Families = req.families
+		return c.printIPVSPlan(snap, cfg)
+	}
+	cfg := iptablesConfig(&flags{MasqueradeBit: bit})
+	for _, f := range req.families {
+		if err := printPlan(c.out, snap, cfg, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printIPVSPlan writes the plan of all families, after a line that says what it
+// is. What of snap cannot be had goes to the error output.
+func (c command) printIPVSPlan(snap *service.Snapshot, cfg ipvs.Config) error {
+	plan, deviations := ipvs.Plan(snap, cfg)
+	for _, d := range deviations {
+		fmt.Fprintf(c.err, "%s: %s\n", d.Port, d.Reason)
+	}
+	text := appendPlan(plan)
+	header := fmt.Sprintf("# ipvs plan for %s: %d ports, %d lines\n",
+		nodeText(&snap.Node), countPorts(snap, cfg.Families), strings.Count(text, "\n"))
+	if _, err := io.WriteString(c.out, header+text); err != nil {
+		return fmt.Errorf("print the plan: %w", err)
+	}
+	return nil
+}
+
+func countPorts(snap *service.Snapshot, families []service.Family) int {
+	n := 0
+	for _, p := range snap.Ports {
+		if slices.Contains(families, p.ID.Family) {
+			n++
+		}
+	}
+	return n
+}
+
+// nodeText names a node in the first line of a plan.
+func nodeText(n *service.Node) string { return cmp.Or(n.Name, "a node without pods") }
+
+// printPlan writes the plan of one family for iptables, after a line that says what it is.
 func printPlan(out io.Writer, snap *service.Snapshot, cfg iptables.Config, f service.Family) error {
 	text, err := iptables.Plan(snap, cfg, xtFamily(f)).AppendText(nil)
 	if err != nil {
 		return fmt.Errorf("print the %s plan: %w", f, err)
 	}
-	ports := 0
-	for _, p := range snap.Ports {
-		if p.ID.Family == f {
-			ports++
-		}
-	}
+	ports := countPorts(snap, []service.Family{f})
 	tool := "iptables-restore"
 	if f == service.IPv6 {
 		tool = "ip6tables-restore"
 	}
-	name := snap.Node.Name
-	if name == "" {
-		name = "a node without pods"
-	}
 	header := fmt.Sprintf("# %s plan for %s: %d ports, %d lines; for %s --noflush\n",
-		f, name, ports, strings.Count(string(text), "\n"), tool)
+		f, nodeText(&snap.Node), ports, strings.Count(string(text), "\n"), tool)
 	if _, err := io.WriteString(out, header+string(text)); err != nil {
 		return fmt.Errorf("print the %s plan: %w", f, err)
 	}
 	return nil
 }
+
+func appendPlan(any) string { return "" }

@@ -28,11 +28,17 @@ type engine interface {
 	sysctls(n *service.Node, families []service.Family) []sysctl.Setting
 	// open returns the dataplane. The sysctls are set.
 	open(families []service.Family) (service.Dataplane, error)
+	// watch calls audit when somebody may have changed what is in force, until
+	// ctx is done. It comes after open, and may return before ctx is done if
+	// changes do not tell themselves.
+	watch(ctx context.Context, audit func()) error
 }
 
 // An engineConfig is what finding an engine needs.
 type engineConfig struct {
 	Flags    *flags
+	Config   config // what Flags mean
+	Root     string // of /proc and /sys
 	Log      *slog.Logger
 	Registry prometheus.Registerer
 }
@@ -43,7 +49,7 @@ type findFunc func(context.Context, engineConfig) (engine, error)
 
 // engines are the dataplanes by the name --proxy-mode has for them.
 func engines() map[string]findFunc {
-	return map[string]findFunc{"iptables": findIptables}
+	return map[string]findFunc{modeIptables: findIptables}
 }
 
 // futureModes are words that --proxy-mode has, or had, in kube-proxy and that no
@@ -54,7 +60,7 @@ func futureModes() []string { return []string{"ipvs", "nftables", "userspace"} }
 // does to kube-proxy 1.36.
 func parseMode(s string) (string, error) {
 	if s == "" {
-		return "iptables", nil
+		return modeIptables, nil
 	}
 	available := strings.Join(slices.Sorted(maps.Keys(engines())), ", ")
 	switch {
@@ -125,6 +131,9 @@ func (e *iptablesEngine) open(families []service.Family) (service.Dataplane, err
 	cfg.DropInvalid = !liberal
 	return iptables.New(cfg, e.run, e.metrics)
 }
+
+// watch returns at once: iptables changes are found by looking.
+func (e *iptablesEngine) watch(context.Context, func()) error { return nil }
 
 // iptablesConfig is what the command line says of the rules.
 func iptablesConfig(f *flags) iptables.Config {

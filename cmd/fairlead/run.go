@@ -31,6 +31,7 @@ Usage:
   fairlead plan -f FILE      print the rules for manifests
   fairlead trace -f FILE --from ADDR --to ADDR:PORT
                              explain what happens to a packet
+  fairlead ipvs              show virtual servers and the Services they are for
   fairlead cleanup           remove everything fairlead put in the kernel`
 
 // run is fairlead without a subcommand.
@@ -118,7 +119,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err := p.connect(name); err != nil {
 		return err
 	}
-	eng, err := find(ctx, engineConfig{Flags: p.flags, Log: p.log, Registry: p.reg})
+	eng, err := find(ctx, engineConfig{Flags: p.flags, Config: p.cfg, Root: p.root, Log: p.log, Registry: p.reg})
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,12 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err != nil {
 		return err
 	}
-	return p.assemble(ctx, state, families, plane)
+	loop, err := p.assemble(ctx, state, families, plane)
+	if err != nil {
+		return err
+	}
+	p.start(ctx, func(ctx context.Context) error { return eng.watch(ctx, loop.AuditSoon) })
+	return nil
 }
 
 // nodeName returns the name this node has among Nodes.
@@ -221,19 +227,19 @@ func (p *process) sysctls(more []sysctl.Setting) error {
 }
 
 // assemble builds the loop and everything that talks to it, and starts it all.
-func (p *process) assemble(ctx context.Context, state nodeState, families []service.Family, plane service.Dataplane) error {
+func (p *process) assemble(ctx context.Context, state nodeState, families []service.Family, plane service.Dataplane) (*control.Loop, error) {
 	metrics := control.NewMetrics(p.reg, buildVersion())
-	health := control.NewHealth(2*p.flags.SyncPeriod, families)
+	health := control.NewHealth(2*p.cfg.SyncPeriod, families)
 	cleaner, err := p.cleaner(ctx, families, metrics)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	store := service.NewStore()
 	store.SetNode(state.build())
 	loop, err := control.New(control.Config{
 		Log:           p.log,
-		SyncPeriod:    p.flags.SyncPeriod,
-		MinSyncPeriod: max(p.flags.MinSyncPeriod, 1), // to the loop, 0 is not given; to the operator, no wait
+		SyncPeriod:    p.cfg.SyncPeriod,
+		MinSyncPeriod: max(p.cfg.MinSyncPeriod, 1), // to the loop, 0 is not given; to the operator, no wait
 		Families:      families,
 		Health:        health,
 		Metrics:       metrics,
@@ -242,7 +248,7 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 		Stale:         cleaner.Enqueue,
 	}, store, []service.Dataplane{plane})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	track := &tracker{sink: loop, health: health, log: p.log, stop: p.cancel, state: state, known: state.Info.Name != ""}
 	p.serve(ctx, state, health.Handler(metrics))
@@ -252,7 +258,7 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 	})
 	p.start(ctx, p.source(loop, track))
 	p.start(ctx, loop.Run)
-	return nil
+	return loop, nil
 }
 
 // cleaner returns what deletes stale UDP flows, and starts it.

@@ -38,6 +38,8 @@ func (e *fakeEngine) open(families []service.Family) (service.Dataplane, error) 
 	return iptables.New(cfg, e.kernel, iptables.NewMetrics(e.cfg.Registry))
 }
 
+func (e *fakeEngine) watch(context.Context, func()) error { return nil }
+
 // A fakeRun is the whole program, running in this process.
 type fakeRun struct {
 	kernel    *xt.Fake

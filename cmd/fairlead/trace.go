@@ -10,14 +10,13 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/fairlead-project/fairlead/iptables"
-	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/service"
 )
 
 const traceUsage = `fairlead trace explains what happens to the first packet of a connection: who
-may answer it and why, and which rules it meets on the node the flags describe.
-Rules of other programs are not looked at.
+may answer it and why, and which rules it meets on the node the flags describe,
+in ipvs mode also which sets and virtual servers. Rules of other programs are not
+looked at.
 
 The caller is an address, or "pod" (some pod on the node), "host" (the node
 itself) or "outside" (somebody else).
@@ -59,7 +58,7 @@ func (c command) trace(ctx context.Context, args []string) error {
 	if err != nil {
 		return usageError(err)
 	}
-	snap, bad, err := c.observe(ctx, &t, req)
+	snap, bad, err := c.observe(ctx, &t.worldFlags, req)
 	if err != nil {
 		return err
 	}
@@ -68,7 +67,7 @@ func (c command) trace(ctx context.Context, args []string) error {
 		return usageError(err)
 	}
 	flow.Protocol, flow.Dst = protocol, dst
-	if err := c.explain(snap, iptablesConfig(&t.flags), flow, t.All); err != nil {
+	if err := c.explain(snap, req.simulator(&t.flags), flow, t.All); err != nil {
 		return err
 	}
 	if bad {
@@ -78,7 +77,7 @@ func (c command) trace(ctx context.Context, args []string) error {
 }
 
 // observe returns what holds according to files or, without any, an API server.
-func (c command) observe(ctx context.Context, t *traceFlags, req request) (snap *service.Snapshot, bad bool, err error) {
+func (c command) observe(ctx context.Context, t *worldFlags, req request) (snap *service.Snapshot, bad bool, err error) {
 	if len(t.Files) > 0 {
 		known := c.load(t.Files)
 		return req.snapshot(known.store, known.nodes[req.node.Name]), known.bad, nil
@@ -198,7 +197,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 }
 
 // explain prints what must happen to flow, and what the rules do to it.
-func (c command) explain(snap *service.Snapshot, cfg iptables.Config, flow service.Flow, all bool) error {
+func (c command) explain(snap *service.Snapshot, simulate simulator, flow service.Flow, all bool) error {
 	want, reasons := snap.Explain(flow)
 	w := &lines{}
 	w.add("packet   %s", describeFlow(flow))
@@ -209,12 +208,19 @@ func (c command) explain(snap *service.Snapshot, cfg iptables.Config, flow servi
 	for _, h := range want.Hops {
 		w.add("endpoint %s%s", h.Endpoint.Addr, ifMasq(h.Masquerade))
 	}
-	f := service.FamilyOf(flow.Dst.Addr())
-	results := iptables.Plan(snap, cfg, xtFamily(f)).Trace(packet(flow, &snap.Node))
+	sim := simulate(snap, flow)
 	w.add("")
-	printRules(w, results, all)
-	got := outcome(results)
-	if !sameOutcome(got, want) {
+	printRules(w, sim.results, all)
+	printMet(w, sim.met)
+	got := outcome(sim.results)
+	same := sameOutcome(got, want)
+	switch {
+	case same:
+	case sim.known(got, want) != "":
+		w.add("")
+		w.add("%s", sim.known(got, want))
+		same = true
+	default:
 		w.add("")
 		w.add("The rules do NOT do what was decided. This is a bug in fairlead: please report it with this output.")
 		w.add("decided  %s", describeOutcome(want))
@@ -223,7 +229,7 @@ func (c command) explain(snap *service.Snapshot, cfg iptables.Config, flow servi
 	if _, err := fmt.Fprint(c.out, w.String()); err != nil {
 		return fmt.Errorf("print the trace: %w", err)
 	}
-	if !sameOutcome(got, want) {
+	if !same {
 		return errReported
 	}
 	return nil
@@ -261,110 +267,4 @@ func describeOutcome(o service.Outcome) string {
 		s += fmt.Sprintf(" %s%s", h.Endpoint.Addr, ifMasq(h.Masquerade))
 	}
 	return s
-}
-
-// packet returns flow as the evaluator of rules wants it. The source port is
-// one that nothing matches.
-func packet(flow service.Flow, node *service.Node) xt.Packet {
-	proto := map[service.Protocol]xt.Protocol{service.TCP: xt.TCP, service.UDP: xt.UDP, service.SCTP: xt.SCTP}[flow.Protocol]
-	if flow.Protocol == service.ICMP {
-		proto = xt.ICMP
-		if flow.Dst.Addr().Is6() {
-			proto = xt.ICMPv6
-		}
-	}
-	return xt.Packet{
-		Family: xt.FamilyOf(flow.Dst.Addr()),
-		Proto:  proto,
-		Src:    netip.AddrPortFrom(flow.Src, 40000),
-		Dst:    flow.Dst,
-		In:     flow.In,
-		Out:    defaultIn,
-		Local: func(a netip.Addr) bool {
-			return a.IsLoopback() || slices.Contains(node.Addrs, a)
-		},
-	}
-}
-
-// outcome says what results amount to, in the words of the oracle.
-func outcome(results []xt.Result) service.Outcome {
-	var out service.Outcome
-	for i, r := range results {
-		v := service.Pass
-		switch {
-		case r.Verdict == xt.Dropped:
-			v = service.Drop
-		case r.Verdict == xt.Rejected:
-			v = service.Reject
-		case r.DNAT.IsValid():
-			v = service.Forward
-			out.Hops = append(out.Hops, service.Hop{Endpoint: service.Endpoint{Addr: r.DNAT}, Masquerade: r.Masqueraded})
-		}
-		// Different verdicts for one packet are never right; the stricter shows.
-		if i == 0 || v > out.Verdict {
-			out.Verdict = v
-		}
-	}
-	slices.SortFunc(out.Hops, func(a, b service.Hop) int { return a.Endpoint.Addr.Compare(b.Endpoint.Addr) })
-	out.Hops = slices.Compact(out.Hops)
-	return out
-}
-
-func sameOutcome(a, b service.Outcome) bool {
-	return a.Verdict == b.Verdict && slices.Equal(a.Hops, b.Hops)
-}
-
-// printRules writes the rules that all ways through have in common once, and
-// then what is different: of every way, or of the first as an example.
-func printRules(w *lines, results []xt.Result, all bool) {
-	w.add("rules met, as iptables-save prints them:")
-	common := commonRules(results)
-	for _, rule := range results[0].Trace[:common] {
-		w.add("  %s", savedRule(rule))
-	}
-	shown := len(results)
-	if !all && shown > 1 {
-		shown = 1
-	}
-	for _, r := range results[:shown] {
-		if len(results) > 1 {
-			w.add(" then, with probability %.4g:", r.P)
-		}
-		for _, rule := range r.Trace[common:] {
-			w.add("  %s", savedRule(rule))
-		}
-		w.add("  = %s", describeResult(r))
-	}
-	if rest := len(results) - shown; rest > 0 {
-		w.add(" and %d other ways; see them with --all", rest)
-	}
-}
-
-func describeResult(r xt.Result) string {
-	s := r.Verdict.String()
-	if r.DNAT.IsValid() {
-		s += ", destination " + r.DNAT.String()
-	}
-	return s + ifMasq(r.Masqueraded)
-}
-
-// commonRules returns how many rules all results begin with.
-func commonRules(results []xt.Result) int {
-	n := len(results[0].Trace)
-	for _, r := range results[1:] {
-		n = min(n, len(r.Trace))
-		for i := range n {
-			if r.Trace[i] != results[0].Trace[i] {
-				n = i
-				break
-			}
-		}
-	}
-	return n
-}
-
-// savedRule turns "table/CHAIN args" into what to look for.
-func savedRule(traced string) string {
-	table, rest, _ := strings.Cut(traced, "/")
-	return fmt.Sprintf("%-6s -A %s", table, rest)
 }

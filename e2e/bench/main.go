@@ -17,13 +17,16 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-project/fairlead/e2e/lab"
 	"github.com/fairlead-project/fairlead/e2e/netns"
 	"golang.org/x/sys/unix"
 )
 
 // options are the flags.
 type options struct {
+	mode        mode
 	services    []int
+	endpoints   int
 	variants    []variant
 	proxies     []string
 	rounds      int
@@ -35,35 +38,28 @@ type options struct {
 	nftMax      int
 	coldTimeout time.Duration
 	flipTimeout time.Duration
+	kernel      string // to run on
+	memory      int    // of it, MiB
 	fairlead    string // path; empty: build it
+	kubeProxy   string // path; empty: build it
 	output      string // of JSON; empty: none
 }
 
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	services := flags.String("n", "1000,2000,10000", "numbers of Services, each with 5 endpoints")
+	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs")
+	services := flags.String("n", "1000,2000,10000", "numbers of Services")
 	variants := flags.String("variants", "legacy,nft", "kinds of iptables")
 	proxies := flags.String("proxies", "kube-proxy,fairlead", "what to measure, also kube-proxy-100ms, in the order of their turns")
 	quick := flags.Bool("quick", false, "other defaults: one short round, to see that everything works")
-	flags.IntVar(&o.rounds, "rounds", 1, "turns of each proxy")
-	flags.IntVar(&o.flips, "flips", 12, "isolated changes per round")
-	flags.IntVar(&o.rate, "rate", 20, "changes per second during churn")
-	flags.DurationVar(&o.churn, "churn", 30*time.Second, "time of churn per round")
-	flags.DurationVar(&o.idle, "idle", 35*time.Second, "time over which a proxy at rest is watched; both look after their rules every 30s")
-	flags.IntVar(&o.connects, "connects", 2000, "connections per destination and round")
-	flags.IntVar(&o.nftMax, "nft-max", 2000, "number of Services above which the nft variant is skipped")
-	flags.DurationVar(&o.coldTimeout, "cold-timeout", 5*time.Minute, "time given to a proxy to start")
-	flags.DurationVar(&o.flipTimeout, "flip-timeout", time.Minute, "time given to a proxy for one change")
-	flags.StringVar(&o.fairlead, "fairlead", "", "path of fairlead; empty builds it")
-	flags.StringVar(&o.output, "o", "", "file to write everything to, as JSON")
+	o.define(flags)
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	if *quick {
-		if err := hurry(flags); err != nil {
-			return o, err
-		}
+	o.mode = mode(*chosen)
+	if err := apply(flags, o.mode.defaults(*quick)); err != nil {
+		return o, err
 	}
 	for v := range strings.SplitSeq(*variants, ",") {
 		o.variants = append(o.variants, variant(v))
@@ -77,19 +73,23 @@ func parseFlags(args []string) (options, error) {
 	return o, errors.Join(err, o.validate())
 }
 
-// hurry sets the flags that were not given to what is enough for a trial run.
-func hurry(flags *flag.FlagSet) error {
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	var errs []error
-	for name, value := range map[string]string{
-		"rounds": "1", "flips": "4", "churn": "6s", "idle": "2s", "connects": "500",
-	} {
-		if !given[name] {
-			errs = append(errs, flags.Set(name, value))
-		}
-	}
-	return errors.Join(errs...)
+// define makes the flags that are kept as they are given.
+func (o *options) define(flags *flag.FlagSet) {
+	flags.IntVar(&o.endpoints, "endpoints", 5, "endpoints of each Service")
+	flags.IntVar(&o.rounds, "rounds", 1, "turns of each proxy")
+	flags.IntVar(&o.flips, "flips", 12, "isolated changes per round")
+	flags.IntVar(&o.rate, "rate", 20, "changes per second during churn")
+	flags.DurationVar(&o.churn, "churn", 30*time.Second, "time of churn per round")
+	flags.DurationVar(&o.idle, "idle", 35*time.Second, "time over which a proxy at rest is watched; both look after their rules every 30s")
+	flags.IntVar(&o.connects, "connects", 2000, "connections per destination and round")
+	flags.IntVar(&o.nftMax, "nft-max", 2000, "number of Services above which the nft variant is skipped")
+	flags.DurationVar(&o.coldTimeout, "cold-timeout", 5*time.Minute, "time given to a proxy to start")
+	flags.DurationVar(&o.flipTimeout, "flip-timeout", time.Minute, "time given to a proxy for one change")
+	flags.StringVar(&o.kernel, "kernel", kernelAuto, "kernel to run on: host, uml or qemu; auto is the host, or uml if the host has no IPVS and needs it")
+	flags.IntVar(&o.memory, "memory", 6144, "memory of a kernel that is not the host, in MiB")
+	flags.StringVar(&o.fairlead, "fairlead", "", "path of fairlead; empty builds it")
+	flags.StringVar(&o.kubeProxy, "kube-proxy", "", "path of kube-proxy; empty builds it")
+	flags.StringVar(&o.output, "o", "", "file to write everything to, as JSON")
 }
 
 func (o options) validate() error {
@@ -107,10 +107,10 @@ func (o options) validate() error {
 	if o.rounds < 1 || o.flips < 1 || o.rate < 1 || o.connects < 1 {
 		errs = append(errs, errors.New("-rounds, -flips, -rate and -connects must be at least 1"))
 	}
-	if o.churn < churnProbe {
-		errs = append(errs, fmt.Errorf("-churn must be at least %v", churnProbe))
+	if o.endpoints < 1 || o.endpoints > maxEndpoints {
+		errs = append(errs, fmt.Errorf("-endpoints: %d is not between 1 and %d", o.endpoints, maxEndpoints))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, o.validateMode(), o.validateKernel())...)
 }
 
 func main() {
@@ -133,25 +133,23 @@ func main() {
 
 // run measures, and reports what there is even if it was cut short.
 func run(ctx context.Context, o options, log *slog.Logger) error {
-	if err := netns.Usable(); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "fairlead-bench")
+	inside := os.Getenv(guestEnv) != ""
+	k, err := o.elsewhere(ctx)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	b := &bench{options: o, log: log, shims: map[variant]string{}}
-	if b.subjects, err = subjects(ctx, o, dir); err != nil {
+	b, e, err := &bench{options: o, log: log}, environment{}, error(nil)
+	if k != nil {
+		e, err = b.elsewhere(ctx, k)
+	} else {
+		e, err = b.here(ctx, inside)
+	}
+	if len(b.outcomes) == 0 && err != nil {
 		return err
 	}
-	for _, v := range o.variants {
-		if b.shims[v], err = v.shim(dir); err != nil {
-			return err
-		}
+	if inside {
+		return errors.Join(err, writeMarked(os.Stdout, b, e))
 	}
-	e := describe(ctx, b)
-	err = b.all(ctx)
 	err = errors.Join(err, writeMarkdown(os.Stdout, b, e))
 	if o.output == "" {
 		return err
@@ -163,10 +161,57 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	return errors.Join(err, writeJSON(f, b, e), f.Close())
 }
 
+// here measures on the running kernel.
+func (b *bench) here(ctx context.Context, guest bool) (environment, error) {
+	if guest {
+		if err := prepareGuest(); err != nil {
+			return environment{}, err
+		}
+	}
+	if err := netns.Usable(); err != nil {
+		return environment{}, err
+	}
+	if b.options.mode == modeIPVS {
+		if err := haveIPVS(); err != nil {
+			return environment{}, err
+		}
+	}
+	dir, err := os.MkdirTemp("", "fairlead-bench")
+	if err != nil {
+		return environment{}, err
+	}
+	defer os.RemoveAll(dir)
+	b.shims = map[variant]string{}
+	if b.subjects, err = subjects(ctx, b.options, dir); err != nil {
+		return environment{}, err
+	}
+	for _, v := range b.options.variants {
+		if b.shims[v], err = v.shim(dir); err != nil {
+			return environment{}, err
+		}
+	}
+	e := describe(ctx, b)
+	return e, b.all(ctx)
+}
+
+// elsewhere has a bench in a guest measure.
+func (b *bench) elsewhere(ctx context.Context, k *lab.Kernel) (environment, error) {
+	for _, name := range b.options.proxies { // their names are all that the report needs
+		b.subjects = append(b.subjects, subject{name: subjectNames()[name]})
+	}
+	r, err := runElsewhere(ctx, b.options, k, b.log)
+	if r == nil {
+		return environment{}, err
+	}
+	b.outcomes, b.remarks = r.Outcomes, r.Remarks
+	r.Environment.Command = strings.Join(append([]string{"bench"}, os.Args[1:]...), " ")
+	return r.Environment, err
+}
+
 // describe collects what it can; what it cannot stays empty.
 func describe(ctx context.Context, b *bench) environment {
 	e := environment{
-		CPUs: runtime.NumCPU(), Started: time.Now().UTC().Format(time.RFC3339),
+		Mode: b.options.mode, CPUs: runtime.NumCPU(), Started: time.Now().UTC().Format(time.RFC3339),
 		Command:  strings.Join(append([]string{"bench"}, os.Args[1:]...), " "),
 		Iptables: map[variant]string{}, Proxies: map[string]string{},
 	}

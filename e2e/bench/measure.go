@@ -18,9 +18,7 @@ import (
 )
 
 const (
-	coldTick     = 5 * time.Millisecond // between two looks at a Service during start-up
-	coldSamples  = 4                    // Services looked at, from the first to the last
-	flipTick     = time.Millisecond     // between two looks at the Service of a change
+	coldSamples  = 4 // Services looked at, from the first to the last
 	flipLead     = 30 * time.Millisecond
 	probePatient = 100 * time.Millisecond
 	sendTimeout  = 10 * time.Second // for the API server to write an event
@@ -38,34 +36,48 @@ type trial struct {
 	subject subject
 	variant variant
 	log     *slog.Logger
+	shim    string // folder to put first in PATH
 	network *network
 	run     *running
 	out     *outcome
 	random  *rand.Rand
 
-	flips int // probe Services used up
+	flips   int           // probe Services used up
+	earlier time.Duration // CPU of the proxy's runs before this one
 }
 
 // probesNeeded is how many probe Services a trial uses.
 func (o options) probesNeeded() int {
-	return o.flips + int(o.churn/churnProbe) + 2
+	return o.flips + int(o.churn/churnProbe) + 2 // the last of churn, and a restart
+}
+
+// phase is a part of a trial.
+type phase struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (t *trial) plan() []phase {
+	start := phase{"cold start", t.coldStart}
+	afterStart := phase{"memory after start", func(ctx context.Context) error { return t.memory(ctx, startRSS, startPeak) }}
+	afterChurn := phase{"memory after churn", func(ctx context.Context) error { return t.memory(ctx, churnRSS, churnPeak) }}
+	idle, isolated, churn := phase{"idle", t.idle}, phase{"isolated changes", t.isolatedChanges}, phase{"churn", t.churn}
+	peaks := phase{"peaks", t.peaks}
+	if t.options.mode == modeIptables {
+		return []phase{start, afterStart, idle, isolated, churn, afterChurn, peaks}
+	}
+	rest := phase{"come to rest", func(ctx context.Context) error { return t.rest(ctx, t.options.coldTimeout) }}
+	list := []phase{{start.name, t.coldStartIPVS}, rest, afterStart, idle, rest, isolated}
+	if t.options.churn > 0 {
+		list = append(list, churn, rest)
+	}
+	return append(list, afterChurn, peaks, phase{"warm restart", t.warmRestart})
 }
 
 // phases runs a trial from beginning to end. The error says what the proxy, or
 // the harness, did not manage; figures taken before that stay.
 func (t *trial) phases(ctx context.Context) error {
-	for _, phase := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"cold start", t.coldStart},
-		{"memory after start", func(ctx context.Context) error { return t.memory(ctx, startRSS, startPeak) }},
-		{"idle", t.idle},
-		{"isolated changes", t.isolatedChanges},
-		{"churn", t.churn},
-		{"memory after churn", func(ctx context.Context) error { return t.memory(ctx, churnRSS, churnPeak) }},
-		{"peaks", t.peaks},
-	} {
+	for _, phase := range t.plan() {
 		t.log.Info("phase", "name", phase.name)
 		err := phase.run(ctx)
 		if ctx.Err() != nil {
@@ -83,10 +95,6 @@ func (t *trial) phases(ctx context.Context) error {
 
 // coldStart waits for Services to answer, counted from the start of the proxy.
 func (t *trial) coldStart(ctx context.Context) error {
-	targets := make([]netip.AddrPort, 0, coldSamples)
-	for k := range coldSamples {
-		targets = append(targets, vip(k*(t.spec.Services-1)/(coldSamples-1)))
-	}
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // there is nothing to wait for when the proxy has ended
@@ -96,7 +104,7 @@ func (t *trial) coldStart(ctx context.Context) error {
 		case <-watching.Done():
 		}
 	}()
-	w := watcher{targets: targets, every: coldTick, patience: probePatient, timeout: t.options.coldTimeout}
+	w := t.coldWatcher()
 	answered, err := w.run(watching, t.network.pod.NS)
 	if err != nil {
 		return err
@@ -107,7 +115,7 @@ func (t *trial) coldStart(ctx context.Context) error {
 	}
 	if i := slices.IndexFunc(answered, time.Time.IsZero); i >= 0 {
 		return fmt.Errorf("%s did not answer; the proxy was given %v, and used %.1f s of CPU",
-			targets[i], time.Since(t.run.started).Round(10*time.Millisecond), used.Seconds())
+			w.targets[i], time.Since(t.run.started).Round(10*time.Millisecond), used.Seconds())
 	}
 	t.out.add(coldFirst, slices.MinFunc(answered, time.Time.Compare).Sub(t.run.started).Seconds())
 	t.out.add(coldAll, slices.MaxFunc(answered, time.Time.Compare).Sub(t.run.started).Seconds())
@@ -158,7 +166,7 @@ func (t *trial) isolatedChanges(ctx context.Context) error {
 			return err
 		}
 		t.out.add(flipLatency, milliseconds(took))
-		if err := sleep(ctx, flipPause+time.Duration(t.random.Int64N(int64(flipJitter)))); err != nil {
+		if err := t.pause(ctx); err != nil {
 			return err
 		}
 	}
@@ -168,6 +176,17 @@ func (t *trial) isolatedChanges(ctx context.Context) error {
 	}
 	t.out.add(flipCPU, milliseconds(after-before)/float64(t.options.flips))
 	return nil
+}
+
+// pause waits between two isolated changes. In the mode ipvs kube-proxy may go on
+// with what it does about a change long after that is in force.
+func (t *trial) pause(ctx context.Context) error {
+	if t.options.mode == modeIPVS {
+		if err := t.rest(ctx, t.options.flipTimeout); err != nil {
+			return err
+		}
+	}
+	return sleep(ctx, flipPause+time.Duration(t.random.Int64N(int64(flipJitter))))
 }
 
 func (t *trial) nextFlip() int {
@@ -180,7 +199,7 @@ func (t *trial) nextFlip() int {
 func (t *trial) flip(ctx context.Context, k int) (time.Duration, error) {
 	i := t.spec.probe(k)
 	w := watcher{
-		targets: []netip.AddrPort{vip(i)}, every: flipTick, patience: probePatient, timeout: t.options.flipTimeout,
+		targets: []netip.AddrPort{vip(i)}, every: t.options.mode.pace().flipTick, patience: probePatient, timeout: t.options.flipTimeout,
 	}
 	var answered []time.Time
 	var probing error
@@ -262,7 +281,7 @@ func (t *trial) churnLoop(ctx context.Context, flips *flipGroup) (int, error) {
 		if now.Sub(begun) >= t.options.churn {
 			return c, nil
 		}
-		_, err := t.network.replay.store.moveEndpoint(c*churnStride%t.spec.Services, c%endpointsPerService, t.spec.spare(spares+c))
+		_, err := t.network.replay.store.moveEndpoint(c*churnStride%t.spec.Services, c%t.spec.Endpoints, t.spec.spare(spares+c))
 		if err != nil {
 			return c, err
 		}
@@ -344,7 +363,7 @@ func (t *trial) effort() (effort, error) {
 	}
 	proxy, err := t.run.meter.cpu()
 	self := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-	return effort{machine: m, self: self, proxy: proxy}, err
+	return effort{machine: m, self: self, proxy: t.earlier + proxy}, err
 }
 
 // foreign is the share of the machine, in percent, that neither the proxy nor
@@ -371,14 +390,14 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // newTrial starts a proxy in a new network.
-func newTrial(ctx context.Context, t trial, shim string) (*trial, error) {
+func newTrial(ctx context.Context, t trial) (*trial, error) {
 	n, err := newNetwork(t.spec, t.log)
 	if err != nil {
 		return nil, err
 	}
 	t.network = n
 	t.random = rand.New(rand.NewPCG(uint64(t.out.Round), 1))
-	t.run, err = t.subject.start(ctx, n, t.variant, shim)
+	t.run, err = t.subject.start(ctx, n, t.options.mode, t.variant, t.shim)
 	if err != nil {
 		return nil, errors.Join(err, n.close())
 	}

@@ -293,7 +293,7 @@ func testNetwork(t *testing.T) *network {
 	if err := netns.Usable(); err != nil {
 		t.Skip(err)
 	}
-	n, err := newNetwork(spec{Services: 1}, discard())
+	n, err := newNetwork(spec{Services: 1, Endpoints: 1}, discard())
 	if err != nil {
 		t.Fatal(err)
 	}

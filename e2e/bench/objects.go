@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	endpointsPerService = 5
-	servicePort         = 80
-	targetPort          = 8080
-	otherNodes          = 100 // nodes that endpoints are said to run on, n2 and up
-	addrsPerNode        = 250
-	endpointNodes       = 254 // 10.244.2.0/24 to 10.244.255.0/24
-	maxServices         = 60_000
+	servicePort   = 80
+	targetPort    = 8080
+	otherNodes    = 100 // nodes that endpoints are said to run on, n2 and up
+	addrsPerNode  = 250
+	endpointNodes = 254 // 10.244.2.0/24 to 10.244.255.0/24
+	maxServices   = 60_000
+	maxEndpoints  = 1000 // an EndpointSlice takes no more
 )
 
 // object is what the API server keeps.
@@ -35,10 +35,11 @@ type object interface {
 
 // spec says which objects there are. Services are numbered from 0; the last
 // Probes of them have one endpoint, a missing one, and wait to be given a live
-// one. The others have five live ones.
+// one. The others have Endpoints live ones.
 type spec struct {
-	Services int // without the probes
-	Probes   int
+	Services  int // without the probes
+	Probes    int
+	Endpoints int // of each Service
 }
 
 func (s spec) total() int { return s.Services + s.Probes }
@@ -76,7 +77,7 @@ func deadAddr(k int) netip.Addr {
 // spare is the k-th live address that no Service has at the start, as long as
 // the addresses last.
 func (s spec) spare(k int) netip.Addr {
-	return liveAddr(s.Services*endpointsPerService + k)
+	return liveAddr(s.Services*s.Endpoints + k)
 }
 
 // objects makes everything the API server has at the start.
@@ -84,12 +85,12 @@ func (s spec) objects() []object {
 	list := make([]object, 0, 2*s.total()+2)
 	list = append(list, node(), serviceCIDR())
 	for i := range s.total() {
-		addrs := make([]netip.Addr, 0, endpointsPerService)
+		addrs := make([]netip.Addr, 0, s.Endpoints)
 		if i >= s.Services {
 			addrs = append(addrs, deadAddr(i-s.Services))
 		}
-		for k := 0; i < s.Services && k < endpointsPerService; k++ {
-			addrs = append(addrs, liveAddr(i*endpointsPerService+k))
+		for k := 0; i < s.Services && k < s.Endpoints; k++ {
+			addrs = append(addrs, liveAddr(i*s.Endpoints+k))
 		}
 		list = append(list, service(i), slice(i, addrs))
 	}

@@ -52,7 +52,7 @@ func (v variant) shim(dir string) (string, error) {
 type subject struct {
 	name string
 	path string
-	args func(kubeconfig string, v variant) []string
+	args func(kubeconfig string, m mode, v variant) []string
 }
 
 // Names of subjects.
@@ -62,12 +62,19 @@ const (
 	fairleadName       = "fairlead"
 )
 
+// subjectNames are the names by what -proxies takes.
+func subjectNames() map[string]string {
+	return map[string]string{
+		"kube-proxy": kubeProxyName, "kube-proxy-100ms": kubeProxyTunedName, "fairlead": fairleadName,
+	}
+}
+
 // commonArgs are understood by both proxies. Neither may touch the limits of the
 // connection tracker, which cannot be set inside a network namespace.
-func commonArgs(kubeconfig string) []string {
+func commonArgs(kubeconfig string, m mode) []string {
 	return []string{
 		"--kubeconfig=" + kubeconfig,
-		"--proxy-mode=iptables",
+		"--proxy-mode=" + string(m),
 		"--hostname-override=n1",
 		"--cluster-cidr=10.244.0.0/16",
 		"--healthz-bind-address=127.0.0.1:10256",
@@ -79,14 +86,14 @@ func commonArgs(kubeconfig string) []string {
 
 // kubeProxy is kube-proxy at its defaults, apart from the extra arguments.
 func kubeProxy(path, name string, extra ...string) subject {
-	return subject{name: name, path: path, args: func(kubeconfig string, _ variant) []string {
-		return append(commonArgs(kubeconfig), extra...)
+	return subject{name: name, path: path, args: func(kubeconfig string, m mode, _ variant) []string {
+		return append(commonArgs(kubeconfig, m), extra...)
 	}}
 }
 
 func fairlead(path string) subject {
-	return subject{name: fairleadName, path: path, args: func(kubeconfig string, v variant) []string {
-		return append(commonArgs(kubeconfig), "--iptables-variant="+string(v))
+	return subject{name: fairleadName, path: path, args: func(kubeconfig string, m mode, v variant) []string {
+		return append(commonArgs(kubeconfig, m), "--iptables-variant="+string(v))
 	}}
 }
 
@@ -108,14 +115,18 @@ func subjects(ctx context.Context, o options, dir string) ([]subject, error) {
 	for _, name := range o.proxies {
 		switch name {
 		case "kube-proxy", "kube-proxy-100ms":
-			path, err := controlplane.KubeProxy(ctx)
+			path, err := filepath.Abs(o.kubeProxy)
+			if o.kubeProxy == "" {
+				path, err = controlplane.KubeProxy(ctx)
+			}
 			if err != nil {
 				return nil, err
 			}
 			if name == "kube-proxy" {
 				list = append(list, kubeProxy(path, kubeProxyName))
 			} else {
-				list = append(list, kubeProxy(path, kubeProxyTunedName, "--iptables-min-sync-period=100ms"))
+				list = append(list, kubeProxy(path, kubeProxyTunedName,
+					"--iptables-min-sync-period=100ms", "--ipvs-min-sync-period=100ms"))
 			}
 		case "fairlead":
 			path, err := filepath.Abs(o.fairlead)
@@ -158,10 +169,10 @@ type running struct {
 const joinScript = `while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; shift; exec "$@"`
 
 // start runs a proxy. It ends with close, or with the network.
-func (s subject) start(ctx context.Context, n *network, v variant, shim string) (*running, error) {
+func (s subject) start(ctx context.Context, n *network, mo mode, v variant, shim string) (*running, error) {
 	m, noCgroup := newMeter(strings.Fields(s.name)[0])
 	args := append([]string{"-c", joinScript, "sh"}, m.joins()...)
-	args = append(append(args, "--", s.path), s.args(n.kubeconfig(), v)...)
+	args = append(append(args, "--", s.path), s.args(n.kubeconfig(), mo, v)...)
 	p := n.node.Command(ctx, "/bin/sh", args...)
 	p.Cmd.Dir = n.dir
 	p.Cmd.Env = []string{

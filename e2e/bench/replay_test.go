@@ -102,7 +102,7 @@ func timeLimit(t *testing.T) context.Context {
 }
 
 func TestInformers(t *testing.T) {
-	s := spec{Services: 30, Probes: 2}
+	s := spec{Services: 30, Probes: 2, Endpoints: 5}
 	forEachEncoding(t, s, func(t *testing.T, f *fixture) {
 		ctx := timeLimit(t)
 		factory := informers.NewSharedInformerFactory(f.client, 0)
@@ -183,7 +183,7 @@ func checkWatchList(t *testing.T, f *fixture) {
 }
 
 func TestListThenWatch(t *testing.T) {
-	s := spec{Services: 3}
+	s := spec{Services: 3, Endpoints: 5}
 	forEachEncoding(t, s, func(t *testing.T, f *fixture) {
 		ctx := timeLimit(t)
 		slices := f.client.DiscoveryV1().EndpointSlices("")
@@ -218,7 +218,7 @@ func TestListThenWatch(t *testing.T) {
 }
 
 func TestSelectors(t *testing.T) {
-	forEachEncoding(t, spec{Services: 60}, func(t *testing.T, f *fixture) {
+	forEachEncoding(t, spec{Services: 60, Endpoints: 5}, func(t *testing.T, f *fixture) {
 		ctx := timeLimit(t)
 		tests := []struct {
 			name, namespace string
@@ -244,7 +244,7 @@ func TestSelectors(t *testing.T) {
 }
 
 func TestOtherResources(t *testing.T) {
-	forEachEncoding(t, spec{Services: 1}, func(t *testing.T, f *fixture) {
+	forEachEncoding(t, spec{Services: 1, Endpoints: 5}, func(t *testing.T, f *fixture) {
 		ctx := timeLimit(t)
 		n, err := f.client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
 		if err != nil {
@@ -281,7 +281,7 @@ func TestObjectsAreOfUsualSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := newStore(spec{Services: 1}.objects())
+	st := newStore(spec{Services: 1, Endpoints: 5}.objects())
 	tests := []struct {
 		name      string
 		revision  *revision
@@ -304,18 +304,18 @@ func TestObjectsAreOfUsualSize(t *testing.T) {
 }
 
 func TestAddressesAreDistinct(t *testing.T) {
-	s := spec{Services: 10_000, Probes: 50}
+	s := spec{Services: 10_000, Probes: 50, Endpoints: 5}
 	seen := map[string]bool{}
 	for i := range s.total() {
 		seen[vip(i).String()] = true
 	}
-	for k := range s.Services*endpointsPerService + 1000 {
+	for k := range s.Services*s.Endpoints + 1000 {
 		seen[liveAddr(k).String()] = true
 	}
 	for k := range s.Probes {
 		seen[deadAddr(k).String()] = true
 	}
-	if got, want := len(seen), s.total()+s.Services*endpointsPerService+1000+s.Probes; got != want {
+	if got, want := len(seen), s.total()+s.Services*s.Endpoints+1000+s.Probes; got != want {
 		t.Errorf("%d distinct addresses, want %d", got, want)
 	}
 }

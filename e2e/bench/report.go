@@ -19,11 +19,16 @@ type row struct {
 	scale float64 // from the metric's unit to the row's
 	// span says that the range over the rounds is shown, too.
 	span bool
+	// whole says that it is a number of things.
+	whole bool
 }
 
 const mega = 1e-6
 
 func rows(o options) []row {
+	if o.mode == modeIPVS {
+		return rowsIPVS(o)
+	}
 	latency := func(title string, m metric) []row {
 		return []row{
 			{title: title + ", p50, ms", m: m, stat: median, scale: 1},
@@ -91,10 +96,23 @@ func values(outcomes []*outcome, c combination, proxy string, m metric) []float6
 	return list
 }
 
+// bound returns how far a proxy got in rounds in which it did not come to an end.
+func bound(outcomes []*outcome, c combination, proxy string, m metric) (least float64, ok bool) {
+	for _, o := range outcomes {
+		if value, has := o.AtLeast[m]; has && o.Proxy == proxy && o.Variant == c.v && o.Services == c.n {
+			least, ok = max(least, value), true
+		}
+	}
+	return least, ok
+}
+
 // cell is a figure as the table shows it.
 func (r row) cell(list []float64) string {
 	if len(list) == 0 {
 		return "–"
+	}
+	if r.whole {
+		return fmt.Sprintf("%.0f", r.stat(list)*r.scale)
 	}
 	text := figure(r.stat(list) * r.scale)
 	if r.span && len(list) > 1 {
@@ -130,6 +148,7 @@ func (r row) ratio(ours, theirs []float64) string {
 
 // environment is what the figures depend on, for the head of the report.
 type environment struct {
+	Mode     mode               `json:"mode"`
 	Kernel   string             `json:"kernel"`
 	CPU      string             `json:"cpu"`
 	CPUs     int                `json:"cpus"`
@@ -159,7 +178,11 @@ func writeMarkdown(w io.Writer, b *bench, e environment) error {
 }
 
 func writeTable(out *strings.Builder, b *bench, c combination, e environment) {
-	fmt.Fprintf(out, "\n### %s Services × %d endpoints, iptables-%s (%s)\n\n", thousands(c.n), endpointsPerService, c.v, e.Iptables[c.v])
+	what := "iptables-" + string(c.v)
+	if b.options.mode == modeIPVS {
+		what = "IPVS"
+	}
+	fmt.Fprintf(out, "\n### %s Services × %d endpoints, %s (%s)\n\n", thousands(c.n), b.options.endpoints, what, e.Iptables[c.v])
 	head, rule := "| |", "|---|"
 	for _, s := range b.subjects {
 		head, rule = head+" "+s.name+" |", rule+"--:|"
@@ -172,14 +195,10 @@ func writeTable(out *strings.Builder, b *bench, c combination, e environment) {
 	for _, r := range rows(b.options) {
 		fmt.Fprintf(out, "| %s |", r.title)
 		for _, s := range b.subjects {
-			fmt.Fprintf(out, " %s |", r.cell(values(b.outcomes, c, s.name, r.m)))
+			fmt.Fprintf(out, " %s |", b.cell(r, c, s.name))
 		}
 		if compare {
-			ratio := r.ratio(values(b.outcomes, c, fairleadName, r.m), values(b.outcomes, c, kubeProxyName, r.m))
-			if r.m == foreignCPU {
-				ratio = ""
-			}
-			fmt.Fprintf(out, " %s |", ratio)
+			fmt.Fprintf(out, " %s |", b.compare(r, c))
 		}
 		out.WriteString("\n")
 	}
@@ -194,6 +213,25 @@ func writeTable(out *strings.Builder, b *bench, c combination, e environment) {
 	}
 }
 
+func (b *bench) cell(r row, c combination, proxy string) string {
+	list := values(b.outcomes, c, proxy, r.m)
+	if least, ok := bound(b.outcomes, c, proxy, r.m); ok && len(list) == 0 {
+		return "> " + figure(least*r.scale)
+	}
+	return r.cell(list)
+}
+
+func (b *bench) compare(r row, c combination) string {
+	ours, theirs := values(b.outcomes, c, fairleadName, r.m), values(b.outcomes, c, kubeProxyName, r.m)
+	if r.m == foreignCPU {
+		return ""
+	}
+	if least, ok := bound(b.outcomes, c, kubeProxyName, r.m); ok && len(theirs) == 0 && len(ours) > 0 {
+		return "< " + r.ratio(ours, []float64{least})
+	}
+	return r.ratio(ours, theirs)
+}
+
 func (b *bench) has(name string) bool {
 	return slices.ContainsFunc(b.subjects, func(s subject) bool { return s.name == name })
 }
@@ -206,13 +244,25 @@ func thousands(n int) string {
 	return thousands(n/1000) + fmt.Sprintf(",%03d", n%1000)
 }
 
-// writeJSON writes everything that was measured, round by round.
+// results is everything that was measured, round by round.
+type results struct {
+	Environment environment `json:"environment"`
+	Remarks     []string    `json:"remarks,omitempty"`
+	Outcomes    []*outcome  `json:"outcomes"`
+}
+
 func writeJSON(w io.Writer, b *bench, e environment) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", " ")
-	return enc.Encode(struct {
-		Environment environment `json:"environment"`
-		Remarks     []string    `json:"remarks,omitempty"`
-		Outcomes    []*outcome  `json:"outcomes"`
-	}{e, b.remarks, b.outcomes})
+	return enc.Encode(results{e, b.remarks, b.outcomes})
+}
+
+// writeMarked writes the results as one line for the bench that started this one.
+func writeMarked(w io.Writer, b *bench, e environment) error {
+	data, err := json.Marshal(results{e, b.remarks, b.outcomes})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s%s\n", resultMark, data)
+	return err
 }

@@ -30,6 +30,20 @@ const (
 	groupPeak    metric = "cgroup_peak_bytes"
 	foreignCPU   metric = "foreign_cpu_percent"
 
+	coldPods   metric = "cold_pods_seconds"
+	coldNode   metric = "cold_node_seconds"
+	coldKernel metric = "cold_kernel_seconds"
+
+	restartTime     metric = "restart_seconds"
+	restartCPU      metric = "restart_cpu_seconds"
+	restartRestCPU  metric = "restart_rest_cpu_seconds"
+	restartIPVS     metric = "restart_ipvs_writes"
+	restartIPSet    metric = "restart_ipset_writes"
+	restartRouting  metric = "restart_routing_writes"
+	restartIptables metric = "restart_iptables_commands"
+	restartDiffers  metric = "restart_lines_that_differ"
+	restartFailed   metric = "restart_failed_connections"
+
 	connectFirst01  metric = "connect_first_p01_us"
 	connectFirst50  metric = "connect_first_p50_us"
 	connectMiddle01 metric = "connect_middle_p01_us"
@@ -52,6 +66,15 @@ type outcome struct {
 	// Problem is why figures are missing; empty if none are.
 	Problem string               `json:"problem,omitempty"`
 	Values  map[metric][]float64 `json:"values"`
+	// AtLeast has, for what did not come to an end, how far it got.
+	AtLeast map[metric]float64 `json:"atLeast,omitempty"`
+}
+
+func (o *outcome) atLeast(m metric, value float64) {
+	if o.AtLeast == nil {
+		o.AtLeast = map[metric]float64{}
+	}
+	o.AtLeast[m] = value
 }
 
 func (o *outcome) add(m metric, values ...float64) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"time"
 )
 
 // bench is a whole run.
@@ -46,9 +47,31 @@ type contender struct {
 	out     *outcome
 }
 
+// newTrial starts a proxy on its trial.
+func (b *bench) newTrial(ctx context.Context, s subject, out *outcome, log *slog.Logger) (*trial, error) {
+	return newTrial(ctx, trial{
+		options: b.options, subject: s, variant: out.Variant, shim: b.shims[out.Variant], out: out, log: log,
+		spec: spec{Services: out.Services, Probes: b.options.probesNeeded(), Endpoints: b.options.endpoints},
+	})
+}
+
+// bare makes a network without a proxy.
+func (b *bench) bare(v variant, n, round int) (contender, error) {
+	network, err := newNetwork(spec{Services: 1, Endpoints: 1}, b.log)
+	if err != nil {
+		return contender{}, err
+	}
+	out := &outcome{Proxy: noProxy, Variant: v, Services: n, Round: round + 1}
+	b.outcomes = append(b.outcomes, out)
+	return contender{network, out}, nil
+}
+
 // round lets every proxy have its trial, one after the other, and then times
 // connections through the rules of all.
 func (b *bench) round(ctx context.Context, v variant, n, round int) (err error) {
+	if b.options.mode == modeIPVS {
+		return b.roundIPVS(ctx, v, n, round)
+	}
 	var contenders []contender
 	defer func() {
 		for _, c := range contenders {
@@ -58,10 +81,7 @@ func (b *bench) round(ctx context.Context, v variant, n, round int) (err error) 
 	for _, s := range b.subjects {
 		out := &outcome{Proxy: s.name, Variant: v, Services: n, Round: round + 1}
 		log := b.log.With("proxy", s.name, "variant", string(v), "services", n, "round", round+1)
-		t, err := newTrial(ctx, trial{
-			options: b.options, spec: spec{Services: n, Probes: b.options.probesNeeded()},
-			subject: s, variant: v, log: log, out: out,
-		}, b.shims[v])
+		t, err := b.newTrial(ctx, s, out, log)
 		if err != nil {
 			return err
 		}
@@ -71,15 +91,69 @@ func (b *bench) round(ctx context.Context, v variant, n, round int) (err error) 
 			return err
 		}
 	}
-	bare, err := newNetwork(spec{Services: 1}, b.log)
+	bare, err := b.bare(v, n, round)
 	if err != nil {
 		return err
 	}
-	out := &outcome{Proxy: noProxy, Variant: v, Services: n, Round: round + 1}
-	b.outcomes = append(b.outcomes, out)
-	contenders = append(contenders, contender{bare, out})
+	contenders = append(contenders, bare)
 	b.log.Info("connecting", "variant", string(v), "services", n, "round", round+1)
 	return b.connect(ctx, v, contenders)
+}
+
+// roundIPVS is round where the rules of one proxy would be in the way of the
+// next: IPVS has one table of virtual servers for all network namespaces, and
+// counts the packets of all of them every two seconds. So each network goes
+// before the next one comes.
+func (b *bench) roundIPVS(ctx context.Context, v variant, n, round int) error {
+	for _, s := range b.subjects {
+		out := &outcome{Proxy: s.name, Variant: v, Services: n, Round: round + 1}
+		log := b.log.With("proxy", s.name, "services", n, "round", round+1)
+		if err := b.calm(ctx); err != nil {
+			return err
+		}
+		t, err := b.newTrial(ctx, s, out, log)
+		if err != nil {
+			return err
+		}
+		b.outcomes = append(b.outcomes, out)
+		c := contender{t.network, out}
+		err = t.finish(ctx)
+		if err == nil {
+			err = b.connect(ctx, v, []contender{c})
+		}
+		if err := errors.Join(err, c.network.close()); err != nil {
+			return err
+		}
+	}
+	bare, err := b.bare(v, n, round)
+	if err != nil {
+		return err
+	}
+	return errors.Join(b.connect(ctx, v, []contender{bare}), bare.network.close())
+}
+
+// calm waits until the machine has little to do: the kernel takes a network
+// namespace apart after everybody has left it. It waits a minute at most.
+func (b *bench) calm(ctx context.Context) error {
+	const period, busy = 2 * time.Second, 0.1
+	for range 30 {
+		before, err := readMachine()
+		if err != nil {
+			return err
+		}
+		if err := sleep(ctx, period); err != nil {
+			return err
+		}
+		after, err := readMachine()
+		if err != nil {
+			return err
+		}
+		if total := after.total - before.total; total > 0 && float64(after.busy-before.busy) < busy*float64(total) {
+			return nil
+		}
+	}
+	b.log.Warn("others keep this machine busy")
+	return nil
 }
 
 // finish runs the phases and ends the proxy. What a proxy fails to do is noted in
@@ -103,7 +177,7 @@ func (b *bench) connect(ctx context.Context, v variant, contenders []contender) 
 	var all []*path
 	var report []func()
 	for _, c := range contenders {
-		paths, err := c.paths(ctx, v)
+		paths, err := c.paths(ctx, b.options.mode, v)
 		if err != nil {
 			c.out.problem(fmt.Errorf("find Services to connect to: %w", err))
 		}
@@ -123,13 +197,17 @@ func (b *bench) connect(ctx context.Context, v variant, contenders []contender) 
 }
 
 // paths are what to connect to in a network: nothing if not all rules are there.
-func (c contender) paths(ctx context.Context, v variant) (map[[2]metric]*path, error) {
+func (c contender) paths(ctx context.Context, m mode, v variant) (map[[2]metric]*path, error) {
 	if c.out.Proxy == noProxy {
 		other := &path{network: c.network, target: otherTarget()}
 		return map[[2]metric]*path{{connectOther01, connectOther50}: other}, nil
 	}
 	if len(c.out.Values[coldAll]) == 0 {
 		return nil, nil
+	}
+	if m == modeIPVS { // a hash table has no order
+		n := c.out.Services
+		return connectPaths(c.network, positions{vip(0), vip(n / 2), vip(n - 1)}, otherTarget()), nil
 	}
 	rules, err := c.network.rules(ctx, v)
 	if err != nil {

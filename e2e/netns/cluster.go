@@ -98,6 +98,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, fmt.Errorf("cluster config: %w", err)
 	}
 	cfg = cfg.withDefaults()
+	loadIPv6()
 	if err := errors.Join(prepareRunDir(), sweep(cfg.Prefix)); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", runDir, err)
 	}

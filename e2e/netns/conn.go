@@ -14,17 +14,26 @@ import (
 	"time"
 )
 
-// Conn is a TCP connection to a [Server] that is meant to last, to see what a
-// change does to established flows. Not for concurrent use.
+// Conn is a TCP connection or an SCTP association with a [Server] that is meant
+// to last, to see what a change does to established flows. Not for concurrent
+// use.
 type Conn struct {
-	tcp     *net.TCPConn
+	stream  stream
 	lines   *bufio.Reader
 	timeout time.Duration
 	disown  func()
 }
 
-// Dial connects and waits for the server's greeting. If the result's class is
-// not Reply there is no connection and Conn is nil.
+// A stream is what TCP and SCTP have in common. *net.TCPConn is one.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(sec int) error
+}
+
+// Dial connects and waits for the server's greeting, over SCTP if the request
+// says so and else over TCP. If the result's class is not Reply there is no
+// connection and Conn is nil.
 func (ns *NS) Dial(ctx context.Context, r Request) (*Conn, Result) {
 	start := time.Now()
 	c, err := ns.dial(ctx, r)
@@ -41,21 +50,22 @@ func (ns *NS) Dial(ctx context.Context, r Request) (*Conn, Result) {
 }
 
 func (ns *NS) dial(ctx context.Context, r Request) (*Conn, error) {
-	r.Proto = TCP
+	if r.Proto != SCTP {
+		r.Proto = TCP
+	}
 	nc, err := ns.connect(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	tcp := nc.(*net.TCPConn)
-	disown, err := ns.own(tcp)
+	disown, err := ns.own(nc)
 	if err != nil {
-		return nil, errors.Join(err, tcp.Close())
+		return nil, errors.Join(err, nc.Close())
 	}
-	return &Conn{tcp: tcp, lines: bufio.NewReader(tcp), timeout: r.timeout(), disown: disown}, nil
+	return &Conn{stream: nc.(stream), lines: bufio.NewReader(nc), timeout: r.timeout(), disown: disown}, nil
 }
 
 // Local is the client's own address.
-func (c *Conn) Local() netip.AddrPort { return addrPort(c.tcp.LocalAddr()) }
+func (c *Conn) Local() netip.AddrPort { return addrPort(c.stream.LocalAddr()) }
 
 // Exchange sends a line, without a newline in it, and waits for it to come back.
 // The result says who answered, or why nobody did.
@@ -67,10 +77,11 @@ func (c *Conn) Exchange(ctx context.Context, line string) Result {
 }
 
 // Finish closes the client's half of the connection and waits for the server,
-// which can still speak, to say goodbye and close its own.
+// which can still speak, to say goodbye and close its own. SCTP cannot do that:
+// the result is Failed.
 func (c *Conn) Finish(ctx context.Context) Result {
 	return c.converse(ctx, "", func() Result {
-		if err := c.tcp.CloseWrite(); err != nil {
+		if err := c.stream.CloseWrite(); err != nil {
 			return c.failure(ctx, err)
 		}
 		res := c.read(ctx, bye, "")
@@ -87,13 +98,13 @@ func (c *Conn) Finish(ctx context.Context) Result {
 // converse writes text and then calls receive, all within the timeout.
 func (c *Conn) converse(ctx context.Context, text string, receive func() Result) Result {
 	start := time.Now()
-	if err := c.tcp.SetDeadline(start.Add(c.timeout)); err != nil {
+	if err := c.stream.SetDeadline(start.Add(c.timeout)); err != nil {
 		return c.failure(ctx, err)
 	}
 	var res Result
 	func() {
-		defer interrupt(ctx, c.tcp.SetDeadline)()
-		if _, err := io.WriteString(c.tcp, text); err != nil {
+		defer interrupt(ctx, c.stream.SetDeadline)()
+		if _, err := io.WriteString(c.stream, text); err != nil {
 			res = c.failure(ctx, err)
 			return
 		}
@@ -127,11 +138,11 @@ func (c *Conn) failure(ctx context.Context, err error) Result {
 // Close closes the connection in the ordinary way.
 func (c *Conn) Close() error {
 	c.disown()
-	return c.tcp.Close()
+	return c.stream.Close()
 }
 
-// Reset ends the connection with a TCP reset.
+// Reset ends the connection with a TCP reset or an SCTP abort.
 func (c *Conn) Reset() error {
 	c.disown()
-	return errors.Join(c.tcp.SetLinger(0), c.tcp.Close())
+	return errors.Join(c.stream.SetLinger(0), c.stream.Close())
 }

@@ -1,7 +1,7 @@
 // Package netns builds a small Kubernetes-like network out of Linux network
 // namespaces, and probes it with real packets, so that a test can run a
 // Service proxy inside each node and see what happens to flows, IPv4 and IPv6,
-// TCP and UDP.
+// TCP, UDP and, where the kernel has sockets for it, SCTP.
 //
 //	                client  198.51.100.1 .. .5   2001:db8:51::1 .. ::5
 //	                  │eth0

@@ -36,6 +36,14 @@ func setSysctl(key, value string) error {
 	return nil
 }
 
+// loadIPv6 has the kernel load IPv6 if that is a module, before a namespace is
+// made without its sysctls. Where there is no IPv6, these are missed.
+func loadIPv6() {
+	if fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+		unix.Close(fd)
+	}
+}
+
 type sysctl struct{ key, value string }
 
 // baseline is what every namespace gets before it has any interface; the values

@@ -12,11 +12,11 @@ import (
 // sends a payload and wants it back, from a server started with [NS.Serve]
 // (or, for ICMP, from the destination's kernel). Hundreds may run at once.
 //
-// TCP connections are reset afterwards, so that neither the source port nor the
+// Connections are reset afterwards, so that neither the source port nor the
 // translation of the flow lingers.
 func (ns *NS) Probe(ctx context.Context, r Request) Result {
-	if r.Proto == TCP {
-		return ns.probeTCP(ctx, r)
+	if r.Proto == TCP || r.Proto == SCTP {
+		return ns.probeStream(ctx, r)
 	}
 	start := time.Now()
 	s, err := ns.OpenSession(r)
@@ -27,7 +27,7 @@ func (ns *NS) Probe(ctx context.Context, r Request) Result {
 	return s.Exchange(ctx)
 }
 
-func (ns *NS) probeTCP(ctx context.Context, r Request) Result {
+func (ns *NS) probeStream(ctx context.Context, r Request) Result {
 	start := time.Now()
 	c, res := ns.Dial(ctx, r)
 	if c == nil {

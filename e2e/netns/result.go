@@ -17,14 +17,16 @@ import (
 // Proto is what a probe or server speaks.
 type Proto uint8
 
-// The protocols. ICMP is for probes only: an echo request.
+// The protocols. ICMP is for probes only: an echo request. SCTP needs a kernel
+// that has it, see [HasSCTP].
 const (
 	TCP Proto = iota + 1
 	UDP
 	ICMP
+	SCTP
 )
 
-// String returns "tcp", "udp" or "icmp".
+// String returns "tcp", "udp", "icmp" or "sctp".
 func (p Proto) String() string {
 	switch p {
 	case TCP:
@@ -33,6 +35,8 @@ func (p Proto) String() string {
 		return "udp"
 	case ICMP:
 		return "icmp"
+	case SCTP:
+		return "sctp"
 	}
 	return fmt.Sprintf("Proto(%d)", uint8(p))
 }
@@ -47,14 +51,14 @@ const (
 	Failed Class = iota
 	// Reply: a server of this package answered, or, for ICMP, the destination.
 	Reply
-	// Refused: a TCP reset or ICMP "port unreachable" came back.
+	// Refused: a TCP reset, an SCTP abort or ICMP "port unreachable" came back.
 	Refused
 	// Unreachable: another ICMP error came back ("host unreachable",
 	// "administratively prohibited", ...), or there is no route.
 	Unreachable
 	// Dropped: nothing came back within the timeout.
 	Dropped
-	// Closed: a TCP connection was established, and ended without a reply.
+	// Closed: a connection was established, and ended without a reply.
 	Closed
 )
 

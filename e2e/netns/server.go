@@ -22,7 +22,7 @@ type Server struct {
 	hits  atomic.Int64
 
 	disown   func()
-	listener net.Listener // for TCP
+	listener net.Listener // for TCP and SCTP
 	packets  *net.UDPConn // for UDP
 	wg       sync.WaitGroup
 
@@ -32,9 +32,9 @@ type Server struct {
 }
 
 // Serve starts a server in the namespace. Port 0 lets the kernel choose one. The
-// server ends with its Close or with the namespace. For UDP the address must not
-// be the unspecified one: answers would leave with whatever source the routing
-// table suggests.
+// server ends with its Close or with the namespace. For UDP and SCTP the address
+// must not be the unspecified one: answers would leave with whatever source the
+// routing table suggests.
 func (ns *NS) Serve(proto Proto, addr netip.AddrPort) (*Server, error) {
 	s := &Server{id: Identity{ns.name, addr}, proto: proto, conns: map[net.Conn]struct{}{}}
 	err := s.listen(ns, addr)
@@ -44,10 +44,10 @@ func (ns *NS) Serve(proto Proto, addr netip.AddrPort) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("serve %v %v in %s: %w", proto, addr, ns.name, err), s.closeSockets())
 	}
-	if proto == TCP {
-		s.wg.Go(s.accept)
-	} else {
+	if proto == UDP {
 		s.wg.Go(s.receive)
+	} else {
+		s.wg.Go(s.accept)
 	}
 	return s, nil
 }
@@ -79,6 +79,12 @@ func (s *Server) listen(ns *NS, addr netip.AddrPort) (err error) {
 		if err == nil {
 			s.id.Addr = addrPort(s.listener.Addr())
 		}
+	case s.proto == SCTP:
+		l, err := ns.listenSCTP(addr)
+		if err != nil {
+			return err // and no listener, rather than a nil one
+		}
+		s.listener, s.id.Addr = l, netip.AddrPort(l.addr)
 	case s.proto == UDP && addr.Addr().IsUnspecified():
 		return errors.New("a UDP server needs a specific address")
 	case s.proto == UDP:
@@ -120,7 +126,7 @@ func family(a netip.Addr) string {
 	return "6"
 }
 
-// addrPort converts the address of a TCP or UDP socket.
+// addrPort converts the address of a socket.
 func addrPort(a net.Addr) netip.AddrPort {
 	var ap netip.AddrPort
 	switch a := a.(type) {
@@ -128,6 +134,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 		ap = a.AddrPort()
 	case *net.UDPAddr:
 		ap = a.AddrPort()
+	case sctpAddr:
+		ap = netip.AddrPort(a)
 	}
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
@@ -147,7 +155,7 @@ func (s *Server) accept() {
 		}
 		s.hits.Add(1)
 		if s.track(c) {
-			s.wg.Go(func() { s.converse(c.(*net.TCPConn)) })
+			s.wg.Go(func() { s.converse(c) })
 		}
 	}
 }
@@ -166,7 +174,7 @@ func (s *Server) track(c net.Conn) bool {
 
 // converse serves one connection. Errors mean that the client has gone, which is
 // its right.
-func (s *Server) converse(c *net.TCPConn) {
+func (s *Server) converse(c net.Conn) {
 	defer func() {
 		c.Close()
 		s.mu.Lock()
@@ -215,11 +223,11 @@ func (s *Server) receive() {
 	}
 }
 
-// StopAccepting closes the listening socket of a TCP server and keeps its
+// StopAccepting closes the listening socket of a server that has one and keeps its
 // connections, as a terminating pod does. New connections are refused.
 func (s *Server) StopAccepting() error {
 	if s.listener == nil {
-		return errors.New("stop accepting: not a TCP server")
+		return errors.New("stop accepting: UDP has nothing to accept")
 	}
 	return s.listener.Close()
 }

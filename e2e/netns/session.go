@@ -32,7 +32,7 @@ type rawControl interface {
 // OpenSession prepares a session with the destination. Nothing is sent, but it
 // fails if there is no route.
 func (ns *NS) OpenSession(r Request) (*Session, error) {
-	if r.Proto == TCP || r.Size > maxDatagram {
+	if r.Proto == TCP || r.Proto == SCTP || r.Size > maxDatagram {
 		return nil, fmt.Errorf("open session: no datagrams of %d bytes over %v", r.Size, r.Proto)
 	}
 	nc, err := ns.connect(context.Background(), r) // does not block

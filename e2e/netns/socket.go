@@ -51,25 +51,23 @@ func (ns *NS) socket(domain, typ, proto int) (int, error) {
 
 // socketFor makes the socket for a request, bound, and connected or connecting.
 func (ns *NS) socketFor(r Request) (int, error) {
-	domain, is4 := unix.AF_INET6, r.Dst.Addr().Is4()
-	if is4 {
-		domain = unix.AF_INET
-	}
 	var typ, proto int
 	switch r.Proto {
 	case TCP:
 		typ, proto = unix.SOCK_STREAM, unix.IPPROTO_TCP
+	case SCTP:
+		typ, proto = unix.SOCK_STREAM, unix.IPPROTO_SCTP
 	case UDP:
 		typ, proto = unix.SOCK_DGRAM, unix.IPPROTO_UDP
 	case ICMP: // a ping socket: the kernel matches answers to requests
 		typ, proto = unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6
-		if is4 {
+		if r.Dst.Addr().Is4() {
 			proto = unix.IPPROTO_ICMP
 		}
 	default:
 		return -1, fmt.Errorf("no probes for %v", r.Proto)
 	}
-	fd, err := ns.socket(domain, typ, proto)
+	fd, err := ns.socket(domain(r.Dst.Addr()), typ, proto)
 	if err != nil {
 		return -1, err
 	}
@@ -94,7 +92,8 @@ func (r Request) prepare(fd int) error {
 		on = append(on, option{unix.SOL_IPV6, unix.IPV6_RECVERR})
 	}
 	if r.Proto != TCP {
-		// Without this, a datagram socket hears of "port unreachable" only.
+		// Without this, a datagram socket hears of "port unreachable" only, and
+		// one for SCTP of nothing.
 		on = append(on, option{unix.SOL_IP, unix.IP_RECVERR})
 	}
 	if r.SrcPort != 0 {
@@ -137,6 +136,9 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 func (ns *NS) connect(ctx context.Context, r Request) (net.Conn, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if r.Proto == SCTP {
+		return ns.dialSCTP(ctx, r)
 	}
 	fd, err := ns.socketFor(r)
 	if err != nil {

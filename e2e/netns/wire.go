@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// What servers say. On TCP each answer is a line
+// What servers say. On TCP and SCTP each answer is a line
 //
 //	verb name server-address client-address text
 //

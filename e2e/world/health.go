@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -34,8 +35,18 @@ func eventually(ctx context.Context, lag time.Duration, check func() error) erro
 	}
 }
 
-// Get makes a HTTP request from a namespace and returns status and body.
+// Get makes a HTTP request from a namespace and returns status and body, which is
+// JSON.
 func Get(ctx context.Context, from *netns.NS, at netip.AddrPort) (int, []byte, error) {
+	status, body, err := fetch(ctx, from, "http://"+at.String()+"/")
+	if err == nil && !json.Valid(body) {
+		err = fmt.Errorf("not JSON: %.200q", body)
+	}
+	return status, body, err
+}
+
+// fetch is Get for any URL and any body.
+func fetch(ctx context.Context, from *netns.NS, url string) (int, []byte, error) {
 	client := http.Client{
 		Timeout: 2 * time.Second,
 		Transport: &http.Transport{
@@ -49,7 +60,7 @@ func Get(ctx context.Context, from *netns.NS, at netip.AddrPort) (int, []byte, e
 			},
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -58,8 +69,7 @@ func Get(ctx context.Context, from *netns.NS, at netip.AddrPort) (int, []byte, e
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	var body json.RawMessage
-	err = json.NewDecoder(resp.Body).Decode(&body)
+	body, err := io.ReadAll(resp.Body)
 	return resp.StatusCode, body, err
 }
 

@@ -64,6 +64,9 @@ func (j Judge) forwarded(r netns.Result, seen Sightings) error {
 		return fmt.Errorf("got %v, which is none of the hops", r)
 	}
 	seen[r.From.Addr]++
+	if j.Flow.Flow.Protocol == service.ICMP {
+		return nil // an echo reply does not say what source was seen
+	}
 	source := r.SeenSource.Addr()
 	switch masq := j.Flow.Want.Hops[i].Masquerade; {
 	case masq && !j.N1(source):
@@ -78,6 +81,8 @@ func (j Judge) passed(r netns.Result) error {
 	switch f := j.Flow.Flow; {
 	case r.Class != netns.Reply:
 		return fmt.Errorf("got %v, want an answer of the destination itself", r)
+	case r.From.Addr.Addr() != f.Dst.Addr():
+		return fmt.Errorf("got %v, want the answer of the destination itself", r)
 	case f.Protocol == service.ICMP:
 		return nil // an echo reply says no more
 	case r.From.Addr != f.Dst:

@@ -88,7 +88,7 @@ func (w *World) Prepare(s *servicetest.Step) error {
 		if _, err := w.Place(f.Flow.Dst.Addr()); err != nil {
 			return fmt.Errorf("place the destination of %q: %w", f.Text, err)
 		}
-		if proto, ok := protocol(f.Flow.Protocol); ok && proto != netns.ICMP {
+		if proto, ok := w.protocol(f.Flow.Protocol); ok && proto != netns.ICMP {
 			if err := w.Serve(proto, f.Flow.Dst); err != nil {
 				return fmt.Errorf("serve the destination of %q: %w", f.Text, err)
 			}
@@ -108,7 +108,9 @@ func (w *World) serveEndpoint(addrs []string, protocol *corev1.Protocol, port *i
 		proto = netns.UDP
 	}
 	if protocol != nil && *protocol == corev1.ProtocolSCTP {
-		return nil
+		if proto = netns.SCTP; !w.sctp {
+			return nil
+		}
 	}
 	for _, text := range addrs {
 		a, err := netip.ParseAddr(text)
@@ -125,7 +127,8 @@ func (w *World) serveEndpoint(addrs []string, protocol *corev1.Protocol, port *i
 	return nil
 }
 
-func protocol(p service.Protocol) (netns.Proto, bool) {
+// protocol reports false for what cannot be played on this kernel.
+func (w *World) protocol(p service.Protocol) (netns.Proto, bool) {
 	switch p {
 	case service.TCP:
 		return netns.TCP, true
@@ -133,6 +136,8 @@ func protocol(p service.Protocol) (netns.Proto, bool) {
 		return netns.UDP, true
 	case service.ICMP:
 		return netns.ICMP, true
+	case service.SCTP:
+		return netns.SCTP, w.sctp
 	default:
 		return 0, false
 	}
@@ -145,9 +150,9 @@ func (w *World) Play(ctx context.Context, s *servicetest.Step) Report {
 	var inOrder, atOnce []*servicetest.FlowExpect
 	for i := range s.Flows {
 		f := &s.Flows[i]
-		switch _, ok := protocol(f.Flow.Protocol); {
+		switch _, ok := w.protocol(f.Flow.Protocol); {
 		case !ok:
-			rep.skip("there are no sockets for "+f.Flow.Protocol.String(), 1)
+			rep.skip("the kernel has no sockets for "+f.Flow.Protocol.String(), 1)
 		case sticky(s, f):
 			// Two first packets of one client at once would both choose.
 			inOrder = append(inOrder, f)
@@ -227,15 +232,48 @@ func (w *World) probe(ctx context.Context, f *servicetest.FlowExpect) (netns.Res
 	if err != nil {
 		return netns.Result{}, err
 	}
-	proto, _ := protocol(f.Flow.Protocol)
+	proto, _ := w.protocol(f.Flow.Protocol)
 	req := netns.Request{Proto: proto, Dst: f.Flow.Dst, Src: f.Flow.Src, Timeout: patience}
 	if f.Want.Verdict == service.Drop {
 		req.Timeout = silence
 	}
-	if proto == netns.UDP {
+	switch proto {
+	case netns.UDP:
 		req.SrcPort = w.nextSrcPort()
+	case netns.ICMP:
+		return w.pingFrom(ctx, from, req)
 	}
 	return from.Probe(ctx, req), nil
+}
+
+// pingFrom pings, and finds out whether a virtual address was answered by n1 or
+// where nobody has caught it, which an echo reply does not say.
+func (w *World) pingFrom(ctx context.Context, from *netns.NS, req netns.Request) (netns.Result, error) {
+	w.ping.Lock()
+	defer w.ping.Unlock()
+	dst := req.Dst.Addr()
+	place, err := w.Place(dst)
+	if err != nil {
+		return netns.Result{}, err
+	}
+	answerer := netns.Identity{Name: place.Name(), Addr: netip.AddrPortFrom(dst, 0)}
+	if place != w.Elsewhere.NS {
+		r := from.Probe(ctx, req)
+		r.From = answerer
+		return r, nil
+	}
+	came, err := place.Watch(netns.Uplink, alone(dst))
+	if err != nil {
+		return netns.Result{}, err
+	}
+	defer came.Close()
+	r := from.Probe(ctx, req)
+	n, err := came.Count()
+	if n == 0 {
+		answerer = netns.Identity{Name: w.N1.Name(), Addr: netip.AddrPortFrom(w.N1.Primary.Like(dst), 0)}
+	}
+	r.From = answerer
+	return r, err
 }
 
 // local reports whether an address is n1's.

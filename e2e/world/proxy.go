@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,17 +22,52 @@ type Program struct {
 	Path string
 	Args []string // the same for every case
 	Env  []string // added to the environment
+	// Busy is a metric, at metricsAt, that is above zero as long as the program is
+	// not done with what was removed. Empty if it is done at once.
+	Busy string
 }
+
+// metricsAt is where programs that have something to say about themselves do so,
+// on n1.
+var metricsAt = netip.MustParseAddrPort("127.0.0.1:10249")
+
+// A Mode is a way for fairlead to put Services in force.
+type Mode string
+
+// The modes, which Deviations tells apart.
+const (
+	IPTables   Mode = "iptables"
+	IPVS       Mode = "ipvs"        // virtual addresses are routed
+	IPVSDevice Mode = "ipvs-device" // virtual addresses are on a device
+)
 
 // Fairlead is the program under test at a path, with the flags that no case
 // changes. The variant is one of --iptables-variant.
-func Fairlead(path, variant string) Program {
-	return Program{Path: path, Args: []string{
-		"--proxy-mode=iptables", "--iptables-variant=" + variant,
-		"--iptables-min-sync-period=0s", "--iptables-sync-period=30s",
-		"--hostname-override=n1", "--v=2",
-		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
+func Fairlead(path, variant string) Program { return FairleadMode(path, IPTables, variant) }
+
+// FairleadMode is Fairlead in a mode. Further arguments win over the usual ones.
+func FairleadMode(path string, mode Mode, variant string, extra ...string) Program {
+	p := Program{Path: path, Args: []string{
+		"--iptables-variant=" + variant, "--hostname-override=n1", "--v=2",
+		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=" + metricsAt.String(),
 	}}
+	switch mode {
+	case IPVS, IPVSDevice:
+		vip := "routed"
+		if mode == IPVSDevice {
+			vip = "device"
+		}
+		p.Busy = "fairlead_ipvs_draining_destinations"
+		p.Args = append(p.Args, "--proxy-mode=ipvs", "--ipvs-vip-mode="+vip,
+			"--ipvs-min-sync-period=0s", "--ipvs-sync-period=30s",
+			// Connections of one case must not delay what the next expects.
+			"--ipvs-drain-timeout=1s")
+	default:
+		p.Args = append(p.Args, "--proxy-mode="+string(mode),
+			"--iptables-min-sync-period=0s", "--iptables-sync-period=30s")
+	}
+	p.Args = append(p.Args, extra...)
+	return p
 }
 
 // NodeArgs turns the node directive of a case into flags, which are kube-proxy's.

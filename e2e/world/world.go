@@ -43,7 +43,9 @@ type World struct {
 	Elsewhere *netns.Node // where virtual addresses are that nobody caught
 
 	cfg     Config
+	sctp    bool // the kernel has sockets for it
 	srcPort atomic.Uint32
+	ping    sync.Mutex // one at a time, to tell who answers
 
 	mu      sync.Mutex
 	pods    map[[2]int]*netns.Pod
@@ -72,7 +74,8 @@ func New(cfg Config) (*World, error) {
 		return nil, fmt.Errorf("build world: %w", err)
 	}
 	w := &World{
-		Cluster: c, N1: c.Nodes[0], Elsewhere: c.Nodes[3], cfg: cfg,
+		Cluster: c, N1: c.Nodes[0], Elsewhere: c.Nodes[3],
+		cfg: cfg, sctp: netns.HasSCTP(),
 		pods:    make(map[[2]int]*netns.Pod),
 		servers: make(map[serverKey]*netns.Server),
 	}

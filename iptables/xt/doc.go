@@ -31,6 +31,9 @@
 //   - The legacy variant blames the COMMIT line for all the kernel refuses. The
 //     nft variant names the line, except for a jump to nowhere.
 //   - "--test" of the nft variant succeeds for a rule its kernel would refuse.
+//   - A rule may only name an ipset that exists and is of its family or of none,
+//     and then the set stays until the rule is gone.
+//   - NETMAP after routing is taken, and maps the source.
 //   - Neither refuses a port above 65535: it is cut to 16 bits.
 //
 // # The fake

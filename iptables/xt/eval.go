@@ -24,6 +24,23 @@ type Packet struct {
 	// Recent reports whether Src was put in a recent list within the seconds;
 	// nil means never.
 	Recent func(name string, seconds int) bool
+
+	// Sets reports whether the packet, as it is then, is in an ipset when it is
+	// looked at from dirs; nil means that every set is empty.
+	Sets func(set string, p *Packet, dirs string) bool
+
+	// Routed reports whether the packet, as it is then, is delivered on this node
+	// although its destination is not Local: policy routing by its mark. Nil
+	// means never.
+	Routed func(p *Packet) bool
+
+	// Balance is IPVS: where it may send the packet, each with the same
+	// probability. Without a virtual server for it the answer is nil, with one
+	// that has no destination it is empty but not nil. A nil Balance stands for
+	// a kernel without IPVS.
+	Balance func(p *Packet) []netip.AddrPort
+
+	Balanced bool // IPVS has redirected it
 }
 
 func (p *Packet) local(a netip.Addr) bool { return p.Local != nil && p.Local(a) }
@@ -54,16 +71,17 @@ type Result struct {
 }
 
 // Eval returns everything the kernel could do with p if r were all its rules
-// and every policy were ACCEPT: both branches of every [Random] are followed,
-// equal results merged and the most probable listed first. The probabilities
-// add up to 1.
+// and every policy were ACCEPT: both branches of every [Random] and every
+// destination of IPVS are followed, equal results merged and the most probable
+// listed first. The probabilities add up to 1.
 //
 // A packet that is generated here passes OUTPUT and POSTROUTING and then, if
 // its destination, perhaps rewritten, is local, INPUT. One that arrives passes
 // PREROUTING and then INPUT, or FORWARD and POSTROUTING. In each hook the
 // tables come in the kernel's order, and only the first packet of a connection
 // (NEW or RELATED) sees nat. A masqueraded packet keeps its Src here, since the
-// new one is the routing table's to choose.
+// new one is the routing table's to choose. For the place of IPVS among them see
+// Packet.Balance.
 //
 // Eval panics if chains jump in a loop: the kernel refuses such rules and so
 // does [Ruleset.Check].
@@ -113,6 +131,7 @@ func merge(all []Result) []Result {
 type path struct {
 	pkt     Packet // In and Out as far as the kernel shows them to the current hook
 	in, out string
+	self    bool // routed to this node
 	res     Result
 	end     ending // of the chain that was left last
 }
@@ -137,34 +156,6 @@ type step struct {
 	table   Table
 	builtin string
 }
-
-// walk takes w all the way. Within a hook the tables come by the kernel's
-// priorities: mangle, nat for destinations, filter, nat for sources.
-func (e *evaluator) walk(w path) {
-	if w.in == "" {
-		sent := e.steps([]path{w}, step{Mangle, "OUTPUT"}, step{NAT, "OUTPUT"}, step{Filter, "OUTPUT"},
-			step{Mangle, "POSTROUTING"}, step{NAT, "POSTROUTING"})
-		for _, w := range sent {
-			if w.isLocal() {
-				w.in = "lo" // where it comes back; nat has had its turn
-				e.finish(e.steps([]path{w}, step{Mangle, "PREROUTING"}, step{Mangle, "INPUT"}, step{Filter, "INPUT"}))
-			} else {
-				e.finish([]path{w})
-			}
-		}
-		return
-	}
-	for _, w := range e.steps([]path{w}, step{Mangle, "PREROUTING"}, step{NAT, "PREROUTING"}) {
-		if w.isLocal() {
-			e.finish(e.steps([]path{w}, step{Mangle, "INPUT"}, step{Filter, "INPUT"}, step{NAT, "INPUT"}))
-		} else {
-			e.finish(e.steps([]path{w}, step{Mangle, "FORWARD"}, step{Filter, "FORWARD"},
-				step{Mangle, "POSTROUTING"}, step{NAT, "POSTROUTING"}))
-		}
-	}
-}
-
-func (w *path) isLocal() bool { return w.pkt.local(w.pkt.Dst.Addr()) }
 
 func (e *evaluator) finish(ws []path) {
 	for _, w := range ws {
@@ -222,7 +213,7 @@ func (e *evaluator) hooks(w path, s step) []path {
 // out yet, and after it the way in is forgotten.
 func (w *path) show(builtin string) {
 	out := w.out
-	if w.isLocal() {
+	if w.self {
 		out = "lo"
 	}
 	switch builtin {
@@ -310,6 +301,9 @@ func (e *evaluator) hit(w path, rule *Rule, ref ChainRef, depth int) (stay, left
 	case XorMark:
 		w.pkt.Mark ^= t.Bits
 		return []path{w}, nil
+	case ClearMark:
+		w.pkt.Mark &^= t.Bits
+		return []path{w}, nil
 	}
 	w.terminate(rule.Target)
 	return nil, []path{w}
@@ -327,12 +321,21 @@ func (w *path) terminate(t Target) {
 	case Reject:
 		w.end, w.res.Verdict = stopped, Rejected
 	case DNAT:
-		w.end, w.res.DNAT = passed, t.To
-		w.pkt.Dst = t.To
-		w.pkt.State |= CTDNAT
+		w.translate(t.To)
+	case DNATAddr:
+		w.translate(netip.AddrPortFrom(t.To, w.pkt.Dst.Port()))
+	case NetMap:
+		w.translate(netip.AddrPortFrom(t.of(w.pkt.Dst.Addr()), w.pkt.Dst.Port()))
 	case Masquerade:
 		w.end, w.res.Masqueraded = passed, true
 	default:
 		panic(fmt.Sprintf("xt: no semantics for target %T", t))
 	}
+}
+
+// translate does what DNAT does, which ends the table.
+func (w *path) translate(to netip.AddrPort) {
+	w.end, w.res.DNAT = passed, to
+	w.pkt.Dst = to
+	w.pkt.State |= CTDNAT
 }

@@ -60,6 +60,7 @@ func TestEvalFlow(t *testing.T) {
 		{"reject", map[string][]Rule{"FL-TOP": {end(Reject{})}}, 0, Rejected},
 		{"no target goes on", map[string][]Rule{"FL-TOP": {{}, bit(0)}}, 1, Accepted},
 		{"marks", map[string][]Rule{"FL-TOP": {bit(0), bit(1), end(XorMark{0b101})}}, 0b110, Accepted},
+		{"clear a mark", map[string][]Rule{"FL-TOP": {bit(0), bit(1), end(ClearMark{0b101})}}, 0b10, Accepted},
 	} {
 		got := filterRules(c.chains).Eval(forwardedPacket())
 		want := []Result{{Verdict: c.verdict, Mark: c.mark, P: 1}}
@@ -83,6 +84,7 @@ func TestEvalMatch(t *testing.T) {
 	p.Mark, p.State = 0x4001, CTNew
 	p.Local = func(a netip.Addr) bool { return a == p.Src.Addr() }
 	p.Recent = func(name string, seconds int) bool { return name == "a" && seconds == 10 }
+	p.Sets = func(set string, p *Packet, dirs string) bool { return set == "FL4-VIP" && dirs == "dst,dst" }
 	for _, c := range []struct {
 		match Match
 		want  bool
@@ -120,14 +122,19 @@ func TestEvalMatch(t *testing.T) {
 		{RecentCheck{Name: "a", Seconds: 10}, true},
 		{RecentCheck{Name: "b", Seconds: 10}, false},
 		{RecentSet{"b"}, true},
+		{InSet{Set: "FL4-VIP", Dirs: "dst,dst"}, true},
+		{InSet{Set: "FL4-VIP", Dirs: "dst,dst", Not: true}, false},
+		{InSet{Set: "FL4-VIP", Dirs: "src,src"}, false},
+		{InSet{Set: "FL4-OTHER", Dirs: "dst,dst"}, false},
+		{ViaIPVS{}, false},
 	} {
 		r := filterRules(map[string][]Rule{"FL-TOP": {{Match: []Match{c.match}, Target: DropPacket{}}}})
 		if got := r.Eval(p)[0].Verdict == Dropped; got != c.want {
 			t.Errorf("%s: got %v, want %v", c.match.appendArgs(nil), got, c.want)
 		}
 	}
-	p.Local, p.Recent = nil, nil
-	for _, m := range []Match{SrcType{}, RecentCheck{Name: "a", Seconds: 10}} {
+	p.Local, p.Recent, p.Sets = nil, nil, nil
+	for _, m := range []Match{SrcType{}, RecentCheck{Name: "a", Seconds: 10}, InSet{Set: "FL4-VIP", Dirs: "dst,dst"}} {
 		if m.matches(&p) {
 			t.Errorf("%s matches without a function to ask", m.appendArgs(nil))
 		}

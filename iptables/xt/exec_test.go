@@ -194,6 +194,13 @@ func refusals() []struct{ name, setup, text string } {
 		{"dnat without protocol", "", nat(":FL-A - [0:0]", "-A FL-A -j DNAT --to-destination 10.0.0.1:80")},
 		{"dnat after routing", "", nat(":FL-A - [0:0]", "-A FL-A -p tcp -j DNAT --to-destination 10.0.0.1:80", "-I POSTROUTING 1 -j FL-A")},
 		{"masquerade before routing", "", nat(":FL-A - [0:0]", ":FL-B - [0:0]", "-A FL-A -j FL-B", "-A FL-B -j MASQUERADE", "-I PREROUTING 1 -j FL-A")},
+		{"set that does not exist", "", nat(":FL-A - [0:0]", "-A FL-A -m set --match-set FL4-NOPE dst,dst -j ACCEPT")},
+		{"set without direction", "", nat(":FL-A - [0:0]", "-A FL-A -m set --match-set FL4-NOPE")},
+		{"netmap without network", "", nat(":FL-A - [0:0]", "-A FL-A -j NETMAP")},
+		{"netmap in mangle", "", "*mangle\n:FL-A - [0:0]\n-A FL-A -j NETMAP --to 240.0.0.0/4\n-I PREROUTING 1 -j FL-A\nCOMMIT\n"},
+		{"reject in mangle", "", "*mangle\n:FL-A - [0:0]\n-A FL-A -j REJECT\n-I PREROUTING 1 -j FL-A\nCOMMIT\n"},
+		{"masquerade in mangle", "", "*mangle\n:FL-A - [0:0]\n-A FL-A -j MASQUERADE\n-I POSTROUTING 1 -j FL-A\nCOMMIT\n"},
+		{"dnat to an address after routing", "", nat(":FL-A - [0:0]", "-A FL-A -j DNAT --to-destination 10.0.0.1", "-I POSTROUTING 1 -j FL-A")},
 		{"loop", "", nat(":FL-A - [0:0]", ":FL-B - [0:0]", "-A FL-A -j FL-B", "-A FL-B -g FL-A", "-I OUTPUT 1 -j FL-A")},
 		{"port without protocol", "", nat(":FL-A - [0:0]", "-A FL-A --dport 80 -j ACCEPT")},
 		{"two sources", "", nat(":FL-A - [0:0]", "-A FL-A -s 10.0.0.1/32 -s 10.0.0.2/32")},
@@ -207,6 +214,7 @@ func refusals() []struct{ name, setup, text string } {
 func TestParity(t *testing.T) {
 	for _, c := range refusals() {
 		f := NewFake()
+		f.HasSet = func(string) bool { return false }
 		if err := f.RestoreText(IPv4, c.setup); err != nil {
 			t.Errorf("%s: fake refused the setup: %v", c.name, err)
 		}

@@ -24,6 +24,11 @@ type Fake struct {
 	// use; it is called with the Fake locked. Optional.
 	Fail func(op string) error
 
+	// HasSet reports whether an ipset exists: rules that name one that does not
+	// are refused. Set it before use; it is called with the Fake locked.
+	// Optional: without it every set exists.
+	HasSet func(set string) bool
+
 	mu     sync.Mutex
 	kernel map[Family]map[Table]fakeTable
 	last   string
@@ -174,7 +179,7 @@ func (f *Fake) begin(family Family, line string) (*fakeTx, error) {
 	if !ok {
 		return nil, fmt.Errorf("table %q does not exist", name)
 	}
-	return newFakeTx(Table(name), table), f.fail(fmt.Sprintf("restore %v %s", family, name))
+	return newFakeTx(Table(name), table, f.HasSet), f.fail(fmt.Sprintf("restore %v %s", family, name))
 }
 
 func (f *Fake) commit(family Family, tx *fakeTx) error {
@@ -226,6 +231,23 @@ func (f *Fake) Dump() string {
 		}
 	}
 	return b.String()
+}
+
+// UsesSet reports whether a rule names an ipset, which keeps the kernel from
+// destroying it.
+func (f *Fake) UsesSet(set string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, tables := range f.kernel {
+		for _, t := range tables {
+			for _, rules := range t.chains {
+				if slices.ContainsFunc(rules, func(r fakeRule) bool { return slices.Contains(r.sets, set) }) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // Flush empties every chain of a table, as iptables -F does.

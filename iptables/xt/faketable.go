@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -18,6 +19,7 @@ type fakeTable struct {
 type fakeRule struct {
 	text string // without -A and the chain
 	jump string // the chain it jumps to, or empty
+	sets []string
 	only []string
 	what string // the target that is possible only in the built-in chains of only
 }
@@ -87,12 +89,13 @@ type fakeTx struct {
 	declared map[string]bool
 	owned    map[string]bool // chains whose rules nobody else sees
 	options  map[string]int
+	hasSet   func(string) bool
 	stats    FakeStats
 }
 
-func newFakeTx(name Table, t fakeTable) *fakeTx {
+func newFakeTx(name Table, t fakeTable, hasSet func(string) bool) *fakeTx {
 	return &fakeTx{
-		name: name, table: t.clone(), options: fakeOptions(),
+		name: name, table: t.clone(), options: fakeOptions(), hasSet: hasSet,
 		declared: map[string]bool{}, owned: map[string]bool{},
 	}
 }
@@ -206,6 +209,7 @@ func fakeOptions() map[string]int {
 		"--dport": 1, "--ctstate": 1, "--src-type": 1, "--dst-type": 1, "--mark": 1, "--mode": 1,
 		"--probability": 1, "--rcheck": 0, "--update": 0, "--bytecode": 1, "--seconds": 1, "--reap": 0, "--set": 0, "--name": 1,
 		"--rsource": 0, "--comment": 1, "--to-destination": 1, "--set-xmark": 1, "--random-fully": 0,
+		"--match-set": 2, "--ipvs": 0, "--to": 1,
 	}
 }
 
@@ -220,19 +224,28 @@ func (x *fakeTx) parse(text string) (fakeRule, error) {
 			return r, fmt.Errorf("unknown option or missing value: %q", opt)
 		}
 		value := ""
-		if n == 1 {
-			i++
-			value = words[i]
+		if n > 0 {
+			value = strings.Join(words[i+1:i+1+n], " ")
+			i += n
 		}
 		if err := x.option(&r, opt, value, seen); err != nil {
 			return r, err
 		}
 		seen[opt] = value
 	}
-	if r.what == "DNAT" && seen["-p"] == "" {
+	_, mapped := seen["--to"]
+	switch {
+	case r.what == "DNAT" && seen["-p"] == "" && hasPort(seen["--to-destination"]):
 		return r, errors.New("DNAT needs TCP, UDP, SCTP or DCCP with port specification")
+	case r.what == "NETMAP" && !mapped:
+		return r, errors.New("NETMAP without --to")
 	}
 	return r, nil
+}
+
+func hasPort(destination string) bool {
+	_, err := netip.ParseAddr(destination)
+	return err != nil
 }
 
 func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) error {
@@ -242,7 +255,7 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 			return fmt.Errorf("multiple %s flags not allowed", opt)
 		}
 	case "-m":
-		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "comment"}
+		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "set", "ipvs", "comment"}
 		if !slices.Contains(modules, value) {
 			return fmt.Errorf("no match %q", value)
 		}
@@ -250,6 +263,12 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 		if !slices.Contains([]string{"tcp", "udp", "sctp"}, seen["-p"]) || seen["-m"] != seen["-p"] {
 			return errors.New("--dport without -p and -m of a protocol that has ports")
 		}
+	case "--match-set":
+		name, _, _ := strings.Cut(value, " ")
+		if x.hasSet != nil && !x.hasSet(name) {
+			return fmt.Errorf("set %s doesn't exist", name)
+		}
+		r.sets = append(r.sets, name)
 	case "--comment":
 		if len(value) > maxComment {
 			return errors.New("comment is too long")
@@ -274,6 +293,8 @@ func (x *fakeTx) target(r *fakeRule, opt, name string) error {
 		case "REJECT":
 			return r.limit(x.name, Filter, name, "INPUT", "FORWARD", "OUTPUT")
 		case "DNAT":
+			return r.limit(x.name, NAT, name, "PREROUTING", "OUTPUT")
+		case "NETMAP": // the kernel takes it after routing too, where it is a mistake: see NetMap
 			return r.limit(x.name, NAT, name, "PREROUTING", "OUTPUT")
 		case "MASQUERADE":
 			return r.limit(x.name, NAT, name, "POSTROUTING")

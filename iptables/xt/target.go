@@ -36,8 +36,20 @@ type Reject struct{}
 // has ports. Only the nat table has it, before routing.
 type DNAT struct{ To netip.AddrPort }
 
+// DNATAddr sends the connection to the address To instead, at the same port.
+// Only the nat table has it, before routing.
+type DNATAddr struct{ To netip.Addr }
+
+// NetMap sends the connection to where To is the network and the other bits
+// and the port are as they were. Only the nat table has it. It belongs before
+// routing: after it the kernel would map the source, which nobody here wants.
+type NetMap struct{ To netip.Prefix }
+
 // OrMark sets Bits of the packet's mark.
 type OrMark struct{ Bits uint32 }
+
+// ClearMark clears Bits of the packet's mark.
+type ClearMark struct{ Bits uint32 }
 
 // XorMark flips Bits of the packet's mark.
 type XorMark struct{ Bits uint32 }
@@ -60,10 +72,22 @@ func (t DNAT) appendArgs(b []byte) []byte {
 	return t.To.AppendTo(append(b, "-j DNAT --to-destination "...))
 }
 
-// Set-xmark is what both forms of mark are to the kernel, and what save prints.
+func (t DNATAddr) appendArgs(b []byte) []byte {
+	return t.To.AppendTo(append(b, "-j DNAT --to-destination "...))
+}
+
+func (t NetMap) appendArgs(b []byte) []byte {
+	return t.To.Masked().AppendTo(append(b, "-j NETMAP --to "...))
+}
+
+// Set-xmark is what all forms of mark are to the kernel, and what save prints.
 func (t OrMark) appendArgs(b []byte) []byte {
 	b = appendHex(append(b, "-j MARK --set-xmark "...), t.Bits)
 	return appendHex(append(b, '/'), t.Bits)
+}
+
+func (t ClearMark) appendArgs(b []byte) []byte {
+	return appendHex(append(b, "-j MARK --set-xmark 0x0/"...), t.Bits)
 }
 
 func (t XorMark) appendArgs(b []byte) []byte {
@@ -85,6 +109,7 @@ func (Return) check(Family, Table, Protocol) error       { return nil }
 func (Accept) check(Family, Table, Protocol) error       { return nil }
 func (OrMark) check(Family, Table, Protocol) error       { return nil }
 func (XorMark) check(Family, Table, Protocol) error      { return nil }
+func (ClearMark) check(Family, Table, Protocol) error    { return nil }
 func (Reject) check(_ Family, t Table, _ Protocol) error { return only(Filter, t, "REJECT") }
 
 func (DropPacket) check(_ Family, t Table, _ Protocol) error {
@@ -104,6 +129,41 @@ func (d DNAT) check(f Family, t Table, p Protocol) error {
 		return fmt.Errorf("DNAT to %v without a protocol that has ports", d.To)
 	}
 	return only(NAT, t, "DNAT")
+}
+
+func (d DNATAddr) check(f Family, t Table, _ Protocol) error {
+	if !d.To.IsValid() || FamilyOf(d.To) != f || d.To.Zone() != "" {
+		return fmt.Errorf("DNAT to %v is not %v", d.To, f)
+	}
+	return only(NAT, t, "DNAT")
+}
+
+func (m NetMap) check(f Family, t Table, _ Protocol) error {
+	if err := checkPrefix(m.To, f); err != nil {
+		return fmt.Errorf("NETMAP: %w", err)
+	}
+	// The tools print a prefix of all bits without its length; nobody needs it.
+	if m.To.Bits() == 0 || m.To.IsSingleIP() {
+		return fmt.Errorf("NETMAP to %v maps nothing or everything", m.To)
+	}
+	return only(NAT, t, "NETMAP")
+}
+
+// of returns the address a is mapped to.
+func (m NetMap) of(a netip.Addr) netip.Addr {
+	bits := a.AsSlice()
+	network := m.To.Masked().Addr().AsSlice()
+	for i := range bits {
+		host := byte(0xff)
+		if n := m.To.Bits() - 8*i; n >= 8 {
+			host = 0
+		} else if n > 0 {
+			host >>= n
+		}
+		bits[i] = network[i]&^host | bits[i]&host
+	}
+	mapped, _ := netip.AddrFromSlice(bits)
+	return mapped
 }
 
 func (Masquerade) check(_ Family, t Table, _ Protocol) error { return only(NAT, t, "MASQUERADE") }

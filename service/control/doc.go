@@ -13,6 +13,8 @@
 //	busy for a while        later: of the time, at most DutyCycle is spent syncing, but no wait exceeds MinSyncPeriod
 //	after an error          after 100 ms, then twice as long each time up to SyncPeriod; a change may come sooner
 //	every SyncPeriod        an audit: has somebody else changed the kernel?
+//	by Report.Again         an audit when a dataplane asks for one
+//	by Loop.AuditSoon       an audit when somebody has reason to suspect a change, at most five a second
 //
 // A sync costs what changed, so a fixed interval would be too long for a small
 // cluster and too short for a large one: the loop paces itself by what the last

@@ -22,8 +22,8 @@ const (
 	maxTriggers = 1 << 16
 )
 
-// A Loop turns changes into syncs. Update and Synced are safe for concurrent
-// use; the rest belongs to the goroutine of Run.
+// A Loop turns changes into syncs. Update, Synced and AuditSoon are safe for
+// concurrent use; the rest belongs to the goroutine of Run.
 type Loop struct {
 	cfg    Config
 	store  *service.Store
@@ -34,6 +34,7 @@ type Loop struct {
 	synced     chan struct{}
 	syncedOnce sync.Once
 	stopped    chan struct{}
+	suspicion  chan struct{} // holds one token
 
 	pace     pace
 	inForce  *service.Snapshot // of the last successful sync
@@ -57,7 +58,9 @@ func New(cfg Config, store *service.Store, planes []service.Dataplane) (*Loop, e
 		events:  make(chan func(*service.Store) bool, queueLen),
 		synced:  make(chan struct{}),
 		stopped: make(chan struct{}),
-		pace:    pace{cfg: cfg},
+
+		suspicion: make(chan struct{}, 1),
+		pace:      pace{cfg: cfg},
 	}, nil
 }
 
@@ -89,6 +92,17 @@ func (l *Loop) Update(ctx context.Context, change func(*service.Store) bool) err
 // whole list; calls after the first do nothing.
 func (l *Loop) Synced() { l.syncedOnce.Do(func() { close(l.synced) }) }
 
+// AuditSoon asks for an audit, because somebody may have changed the kernel. It
+// does not wait. The audit comes after 50 ms, for all who ask meanwhile, or when
+// 200 ms have passed since the last one. The regular audits come when they would
+// have come anyway. AuditSoon does nothing before the first sync.
+func (l *Loop) AuditSoon() {
+	select {
+	case l.suspicion <- struct{}{}:
+	default: // there is one already
+	}
+}
+
 // Run owns the Store and calls every Dataplane until ctx is done, and then
 // returns nil. What is in force stays in force. Run must be called once.
 func (l *Loop) Run(ctx context.Context) error {
@@ -117,6 +131,8 @@ func (l *Loop) Run(ctx context.Context) error {
 			synced = nil
 			l.pace.release(time.Now())
 			l.queued()
+		case <-l.suspicion:
+			l.pace.ask(time.Now())
 		case <-timer.C: // see what is due
 		}
 	}
@@ -176,6 +192,7 @@ func (l *Loop) sync(ctx context.Context) {
 	}
 	l.cfg.Health.updated(end)
 	l.pace.succeed(start, end)
+	l.pace.again = rep.Again
 	l.cfg.Metrics.synced(l.cfg.Families, rep, start, end)
 	l.succeeded(snap, rep, end)
 }
@@ -217,14 +234,20 @@ func (l *Loop) logSync(first bool, snap *service.Snapshot, rep service.Report) {
 func (l *Loop) audit(ctx context.Context) {
 	start := time.Now()
 	l.cfg.Health.begin(start)
+	select {
+	case <-l.suspicion: // is what we look into now
+	default:
+	}
+	l.pace.beginAudit()
 	rep, err := l.each(func(dp service.Dataplane) (service.Report, error) { return dp.Audit(ctx) })
 	end := time.Now()
 	l.cfg.Health.end()
-	l.pace.audited(end)
+	l.pace.audited(start, end)
 	if err != nil {
 		l.failed(ctx, "audit", err, start, end)
 		return
 	}
+	l.pace.again = rep.Again
 	if rep.Repaired {
 		l.cfg.Metrics.repairs.Inc()
 		l.cfg.Log.Warn("somebody else had changed our kernel state; repaired",
@@ -263,6 +286,9 @@ func (l *Loop) each(do func(service.Dataplane) (service.Report, error)) (service
 		sum.Added += rep.Added
 		sum.Changed += rep.Changed
 		sum.Removed += rep.Removed
+		if sum.Again.IsZero() || !rep.Again.IsZero() && rep.Again.Before(sum.Again) {
+			sum.Again = rep.Again
+		}
 		sum.Deviations = append(sum.Deviations, rep.Deviations...)
 	}
 	return sum, errors.Join(errs...)

@@ -25,6 +25,7 @@ type plane struct {
 	fail    map[string]int // what: how many more times
 	report  service.Report
 	repairs bool
+	again   time.Duration // wanted after each call but for a failed one; zero for none
 	calls   []call
 	last    *service.Snapshot
 }
@@ -42,12 +43,22 @@ func (p *plane) Sync(ctx context.Context, snap *service.Snapshot) (service.Repor
 	err := p.call(ctx, "sync", snap)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.report, err
+	return p.wish(p.report, err), err
 }
 
 func (p *plane) Audit(ctx context.Context) (service.Report, error) {
 	err := p.call(ctx, "audit", nil)
-	return service.Report{Repaired: p.repairs}, err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wish(service.Report{Repaired: p.repairs}, err), err
+}
+
+// wish adds to r when the next audit is wanted.
+func (p *plane) wish(r service.Report, err error) service.Report {
+	if p.again != 0 && err == nil {
+		r.Again = time.Now().Add(p.again)
+	}
+	return r
 }
 
 func (p *plane) Cleanup(context.Context) error { panic("the loop must not clean up") }

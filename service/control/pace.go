@@ -5,8 +5,16 @@ import (
 	"time"
 )
 
-// firstRetry is the pause after the first of a row of failures.
-const firstRetry = 100 * time.Millisecond
+const (
+	// firstRetry is the pause after the first of a row of failures.
+	firstRetry = 100 * time.Millisecond
+
+	// auditDelay is how long an audit that was asked for waits for what else
+	// happens to the kernel.
+	auditDelay = 50 * time.Millisecond
+	// auditPause is the shortest pause before an audit that is not a regular one.
+	auditPause = 200 * time.Millisecond
+)
 
 // A pace decides when to sync and when to audit. Times are given to it, so that
 // it can be read, and tested, by itself.
@@ -20,7 +28,10 @@ type pace struct {
 	settled  time.Time
 	retry    time.Time // when to try again after a failure, or zero
 	backoff  time.Duration
-	audit    time.Time // the next audit, or zero before the first sync
+	audit    time.Time // the next regular audit, or zero before the first sync
+	looked   time.Time // the end of the last audit, or zero
+	asked    time.Time // when somebody first asked for an audit since the last began, or zero
+	again    time.Time // when the dataplanes want one, or zero
 }
 
 // change notes that the Store has changed.
@@ -44,7 +55,7 @@ func (p *pace) succeed(start, end time.Time) {
 	p.rest(start, end)
 	p.retry, p.backoff = time.Time{}, 0
 	if p.audit.IsZero() {
-		p.audited(end)
+		p.regular(end)
 	}
 }
 
@@ -55,10 +66,30 @@ func (p *pace) fail(start, end time.Time) {
 	p.retry = end.Add(p.backoff)
 }
 
-// audited notes that an audit ended. The next comes within the period, so that
-// damage is repaired within it, and at a random time, since the nodes of a cluster
-// start together and should not stay in step.
-func (p *pace) audited(end time.Time) {
+// ask notes that somebody wants an audit. It does nothing before the first sync,
+// which reads everything.
+func (p *pace) ask(now time.Time) {
+	if p.asked.IsZero() && !p.audit.IsZero() {
+		p.asked = now
+	}
+}
+
+// beginAudit notes that an audit begins, which covers every wish so far.
+func (p *pace) beginAudit() { p.asked, p.again = time.Time{}, time.Time{} }
+
+// audited notes that an audit took from start to end. One that came before its
+// time does not put the next regular one off.
+func (p *pace) audited(start, end time.Time) {
+	p.looked = end
+	if !start.Before(p.audit) {
+		p.regular(end)
+	}
+}
+
+// regular sets the time of the next regular audit. It comes within the period, so
+// that damage is repaired within it, and at a random time, since the nodes of a
+// cluster start together and should not stay in step.
+func (p *pace) regular(end time.Time) {
 	p.audit = end.Add(time.Duration((0.75 + 0.2*rand.Float64()) * float64(p.cfg.SyncPeriod)))
 }
 
@@ -97,7 +128,25 @@ func (p *pace) nextSync() (time.Time, bool) {
 // nextAudit returns when the next audit is due, if one is. After a failure there
 // is none: the sync that follows reads the kernel anyway.
 func (p *pace) nextAudit() (time.Time, bool) {
-	return p.audit, !p.audit.IsZero() && p.retry.IsZero()
+	if p.audit.IsZero() || !p.retry.IsZero() {
+		return time.Time{}, false
+	}
+	extra := p.again
+	if !p.asked.IsZero() {
+		if soon := p.asked.Add(auditDelay); extra.IsZero() || soon.Before(extra) {
+			extra = soon
+		}
+	}
+	if extra.IsZero() {
+		return p.audit, true
+	}
+	if rested := p.looked.Add(auditPause); extra.Before(rested) {
+		extra = rested
+	}
+	if extra.Before(p.audit) {
+		return extra, true
+	}
+	return p.audit, true
 }
 
 // next returns when something is due, if anything is.

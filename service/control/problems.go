@@ -1,7 +1,9 @@
 package control
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/fairlead-project/fairlead/service"
 )
@@ -14,11 +16,11 @@ const deviationReason = "DataplaneDeviation"
 // of what is in force, and more, that were not there last time.
 func (l *Loop) tell(more []service.Deviation) {
 	found := slices.Clone(l.inForce.Problems)
-	for _, d := range slices.Concat(l.deviations, more) {
+	for _, d := range perService(slices.Concat(l.deviations, more)) {
 		found = append(found, service.Problem{
-			Object:  service.Object{Kind: "Service", Name: d.Port.Service},
+			Object:  l.store.Service(d.Port.Service),
 			Reason:  deviationReason,
-			Message: d.Port.String() + ": " + d.Reason,
+			Message: d.Reason,
 		})
 	}
 	if l.cfg.HealthPorts != nil {
@@ -37,4 +39,30 @@ func (l *Loop) tell(more []service.Deviation) {
 	if len(fresh) > 0 && l.cfg.Problems != nil {
 		l.cfg.Problems(fresh)
 	}
+}
+
+// perService leaves one of the deviations of a Service for each reason, with its
+// first port in the reason: what all ports and both families of a Service have in
+// common is one thing to tell.
+func perService(list []service.Deviation) []service.Deviation {
+	slices.SortFunc(list, func(a, b service.Deviation) int {
+		return cmp.Or(a.Port.Service.Compare(b.Port.Service), strings.Compare(a.Reason, b.Reason), a.Port.Compare(b.Port))
+	})
+	list = slices.Compact(list)
+	var out []service.Deviation
+	for len(list) > 0 {
+		first := list[0]
+		n := 1
+		for n < len(list) && list[n].Port.Service == first.Port.Service && list[n].Reason == first.Reason {
+			n++
+		}
+		list = list[n:]
+		who := first.Port.String()
+		if n > 1 {
+			who += " and others"
+		}
+		first.Reason = who + ": " + first.Reason
+		out = append(out, first)
+	}
+	return out
 }

@@ -113,6 +113,47 @@ func TestProblemsAreToldOnce(t *testing.T) {
 	}
 }
 
+// TestDeviationIsOneProblem: what all ports of a Service lack is told once, about
+// the object the API server knows, whether syncs say it or audits.
+func TestDeviationIsOneProblem(t *testing.T) {
+	var got []service.Problem
+	cfg := control.Config{SyncPeriod: 10 * time.Second, Problems: func(ps []service.Problem) { got = append(got, ps...) }}
+	const reason = "the kernel has no scheduler twos; rr is used"
+	var all []service.Deviation
+	for _, f := range []service.Family{service.IPv6, service.IPv4} {
+		for _, port := range []string{"http", "dns"} {
+			all = append(all, service.Deviation{Port: service.PortID{Service: name(1), Port: port, Family: f}, Reason: reason})
+		}
+	}
+	other := service.Deviation{Port: service.PortID{Service: name(1), Port: "http"}, Reason: "no SCTP"}
+	unknown := service.Deviation{Port: service.PortID{Service: name(9)}, Reason: reason}
+	run(t, cfg, func(r *rig) {
+		r.plane.set(func() { r.plane.report = service.Report{Deviations: append(all, other, unknown)} })
+		r.update(func(s *service.Store) bool {
+			v := svc(1)
+			v.UID = "u1"
+			return s.SetService(v)
+		})
+		r.loop.Synced()
+		for n := range 10 {
+			r.add(2 + n)
+			r.sleep(time.Minute)
+		}
+	})
+	object := service.Object{Kind: "Service", Name: name(1), UID: "u1"}
+	problem := func(o service.Object, message string) service.Problem {
+		return service.Problem{Object: o, Reason: "DataplaneDeviation", Message: message}
+	}
+	want := []service.Problem{
+		problem(object, "default/s1:http/tcp/IPv4: no SCTP"),
+		problem(object, "default/s1:dns/tcp/IPv4 and others: "+reason),
+		problem(service.Object{Kind: "Service", Name: name(9)}, "default/s9/tcp/IPv4: "+reason),
+	}
+	if d := cmp.Diff(got, want); d != "" {
+		t.Errorf("problems (-got +want):\n%s", d)
+	}
+}
+
 func TestStaleComesAfterSuccess(t *testing.T) {
 	got := make(chan *service.Stale, 10)
 	run(t, control.Config{Stale: func(s *service.Stale) { got <- s }}, func(r *rig) {

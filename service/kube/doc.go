@@ -10,11 +10,14 @@
 //   - addresses are unmapped and carry no zone, and no address a Service could
 //     never answer (unspecified, loopback, multicast, broadcast) is among them;
 //   - port numbers are never zero, prefixes are masked;
+//   - a [service.Scheduling] names algorithms and flags that exist and go together,
+//     flags sorted, and a weight is never 1, which 0 stands for;
 //   - no (port name, protocol) and no (port number, protocol) occurs twice in a
 //     Service.
 //
 // The rules are those of kube-proxy 1.36, with one difference: a source range
-// that cannot be parsed leaves the Service restricted instead of open.
+// that cannot be parsed leaves the Service restricted instead of open. Besides,
+// annotations say how connections are shared out: see [AnnotationScheduler].
 //
 // The sources of objects, kube/watch and kube/manifests, share the rest: a
 // [Converter] makes an [Entry] of an object, and a [Mirror] turns what a source

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,11 @@ func (h hostile) meta() metav1.ObjectMeta {
 		m.Labels[discoveryv1.LabelServiceName] = h.name()
 	}
 	m.Annotations[corev1.EndpointsLastChangeTriggerTime] = one(h, "", "x", "2026-01-02T03:04:05Z")
+	for _, k := range []string{AnnotationScheduler, AnnotationSchedulerFlags, AnnotationWeight, annotationRouterScheduler, annotationRouterFlags} {
+		if h.IntN(3) == 0 {
+			m.Annotations[k] = one(h, "", " ", "rr", "sh", "mh", "RR", "x", "sh-port", "mh-port,flag-1", "flag-2, flag-2,", "0", "1", "+2", "7", " 300 ", "65536", "-1", "\x00")
+		}
+	}
 	if h.IntN(9) == 0 {
 		m.Labels, m.Annotations = nil, nil
 	}
@@ -196,6 +202,17 @@ func checkService(t *testing.T, s *service.Service) {
 	if s.HealthCheckNodePort != 0 && s.External != service.Local {
 		bad("health-check node port")
 	}
+	if a := s.Scheduling.Algorithm; a != "" && !slices.Contains(service.Schedulers(), a) {
+		bad("scheduler")
+	}
+	flags := strings.Split(s.Scheduling.Flags, ",")
+	for i, flag := range flags {
+		owner, _, _ := strings.Cut(flag, "-")
+		if s.Scheduling.Flags != "" && (!slices.Contains(service.SchedulerFlags(), flag) || owner != "flag" && owner != s.Scheduling.Algorithm ||
+			i > 0 && flags[i-1] >= flag) {
+			bad("scheduler flag %q", flag)
+		}
+	}
 }
 
 // checkSlice fails unless s keeps what the package promises.
@@ -203,6 +220,9 @@ func checkSlice(t *testing.T, s *service.Slice) {
 	t.Helper()
 	if checkLabel(s.Service.Namespace) != nil || checkLabel(s.Service.Name) != nil || checkSubdomain(s.Name) != nil {
 		t.Errorf("bad name: %+v", s)
+	}
+	if s.Weight == 1 {
+		t.Error("weight 1 is spelled out")
 	}
 	for i, p := range s.Ports {
 		if p.Port == 0 || p.Protocol > service.SCTP || p.Name != "" && checkLabel(p.Name) != nil {
@@ -240,15 +260,15 @@ func checkStable[In, Out any](t *testing.T, o In, convert func(In) (Out, []servi
 
 // TestHostileObjects is the part of the fuzzing that always runs.
 func TestHostileObjects(t *testing.T) {
-	var services, slices int
-	for seed := range uint64(5000) {
+	var services, sliceCount int
+	for seed := range uint64(7000) {
 		h := newHostile(seed)
 		if s := checkStable(t, h.service(), Service); s != nil {
 			services++
 			checkService(t, s)
 		}
 		if s := checkStable(t, h.slice(), Slice); s != nil {
-			slices++
+			sliceCount++
 			checkSlice(t, s)
 		}
 		checkStable(t, h.node(), Node)
@@ -256,8 +276,8 @@ func TestHostileObjects(t *testing.T) {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-	if services < 300 || slices < 300 {
-		t.Errorf("only %d services and %d slices could be converted: the test says little", services, slices)
+	if services < 300 || sliceCount < 300 {
+		t.Errorf("only %d services and %d slices could be converted: the test says little", services, sliceCount)
 	}
 }
 

@@ -93,6 +93,7 @@ func (c *serviceConversion) convert() {
 	c.sourceRanges()
 	c.out.External = c.external()
 	c.out.HealthCheckNodePort = c.healthCheck()
+	c.out.Scheduling = c.scheduling()
 }
 
 // clusterIPs sets ClusterIPs and Families. An address counts for its own family;

@@ -16,8 +16,8 @@ const LabelHeadless = corev1.IsHeadlessService
 
 // Slice converts o. It returns nil for a slice that is none of ours: of address
 // type FQDN, without the name of a Service, or with the label [LabelHeadless].
-// The Problems are about endpoints and ports that were left out; they may come
-// with a nil Slice.
+// The Problems are about endpoints and ports that were left out, and about a weight
+// that is none; they may come with a nil Slice.
 func Slice(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) {
 	if _, headless := o.Labels[LabelHeadless]; headless {
 		return nil, nil
@@ -46,6 +46,7 @@ func AnySlice(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) 
 	if !c.named() || !c.family() {
 		return nil, c.all()
 	}
+	c.out.Weight = c.weight()
 	c.ports()
 	c.endpoints()
 	return c.out, c.all()

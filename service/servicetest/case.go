@@ -45,12 +45,13 @@ type Step struct {
 	Services []*corev1.Service
 	Slices   []*discoveryv1.EndpointSlice
 
-	Flows    []FlowExpect
-	Problems []ProblemExpect
-	Health   []HealthExpect
-	Affinity []AffinityExpect
-	Serving  []PoolExpect
-	Internal []RouteExpect
+	Flows      []FlowExpect
+	Problems   []ProblemExpect
+	Health     []HealthExpect
+	Affinity   []AffinityExpect
+	Scheduling []SchedulingExpect
+	Pools      []PoolExpect
+	Internal   []RouteExpect
 }
 
 // A FlowExpect is one flow directive.
@@ -85,11 +86,20 @@ type AffinityExpect struct {
 	Want    time.Duration
 }
 
-// A PoolExpect is one serving directive.
+// A SchedulingExpect is one scheduling directive; it speaks of every Port of the
+// Service.
+type SchedulingExpect struct {
+	Line    int
+	Service service.Name
+	Want    service.Scheduling
+}
+
+// A PoolExpect is one cluster, serving or departing directive.
 type PoolExpect struct {
-	Line int
-	Port service.PortID
-	Want service.Pool
+	Line  int
+	Which string // "cluster", "serving" or "departing"
+	Port  service.PortID
+	Want  service.Pool // with weights
 }
 
 // A RouteExpect is one internal directive. Whether hops are masqueraded is not

@@ -116,12 +116,16 @@ func checkPorts(t *testing.T, c *Case, s *Step, snap *service.Snapshot) {
 			t.Errorf("%s.txtar:%d: affinity of %s is %v, want %v", c.Name, a.Line, p.ID, p.Affinity, a.Want)
 		}
 	}
-	for _, e := range s.Serving {
+	checkScheduling(t, c, s, snap)
+	for _, e := range s.Pools {
 		p := ports[e.Port]
 		if p == nil {
 			t.Errorf("%s.txtar:%d: there is no port %s", c.Name, e.Line, e.Port)
-		} else if d := cmp.Diff(e.Want, p.Serving, outcomes); d != "" {
-			t.Errorf("%s.txtar:%d: serving (-want +got)\n%s", c.Name, e.Line, d)
+			continue
+		}
+		got := map[string]service.Pool{"cluster": p.Cluster, "serving": p.Serving, "departing": p.Departing}[e.Which]
+		if d := cmp.Diff(e.Want, got, outcomes); d != "" {
+			t.Errorf("%s.txtar:%d: %s (-want +got)\n%s", c.Name, e.Line, e.Which, d)
 		}
 	}
 	for _, e := range s.Internal {
@@ -132,10 +136,26 @@ func checkPorts(t *testing.T, c *Case, s *Step, snap *service.Snapshot) {
 		}
 		got := service.Outcome{Verdict: p.Internal().Verdict}
 		for _, ep := range p.Internal().Pool {
-			got.Hops = append(got.Hops, service.Hop{Endpoint: ep})
+			got.Hops = append(got.Hops, service.Hop{Endpoint: service.Endpoint{Addr: ep.Addr}})
 		}
 		if d := cmp.Diff(e.Want, got, outcomes); d != "" {
 			t.Errorf("%s.txtar:%d: internal (-want +got)\n%s", c.Name, e.Line, d)
+		}
+	}
+}
+
+func checkScheduling(t *testing.T, c *Case, s *Step, snap *service.Snapshot) {
+	t.Helper()
+	want := make(map[service.Name]SchedulingExpect)
+	for _, e := range s.Scheduling {
+		want[e.Service] = e
+		if !slices.ContainsFunc(snap.Ports, func(p *service.Port) bool { return p.ID.Service == e.Service }) {
+			t.Errorf("%s.txtar:%d: %s has no port", c.Name, e.Line, e.Service)
+		}
+	}
+	for _, p := range snap.Ports {
+		if e := want[p.ID.Service]; p.Scheduling != e.Want {
+			t.Errorf("%s.txtar:%d: scheduling of %s is %+v, want %+v", c.Name, e.Line, p.ID, p.Scheduling, e.Want)
 		}
 	}
 }

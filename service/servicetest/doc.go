@@ -18,7 +18,10 @@
 //	problem Service default/web FrontendConflict
 //	health default/web 30999 IPv4 2
 //	affinity default/web:http 10800s
+//	scheduling default/web sh sh-fallback,sh-port
+//	cluster default/web:http/tcp/IPv4 10.244.1.4:8080*3 10.244.2.5:8080
 //	serving default/dns:dns/udp/IPv4 10.244.1.4:53
+//	departing default/web:http/tcp/IPv4 10.244.2.6:8080
 //	internal default/web:http/tcp/IPv4 forward 10.244.2.5:8080
 //	step scale to zero
 //	objects step1/slice.yaml
@@ -40,11 +43,16 @@
 //	problem    KIND NAMESPACE/NAME REASON
 //	health     NAMESPACE/NAME PORT FAMILY COUNT
 //	affinity   NAMESPACE/NAME[:PORT] DURATION
-//	serving    PORTID ENDPOINT…: all of Port.Serving
+//	scheduling NAMESPACE/NAME ALGORITHM [FLAGS], with default for no algorithm
+//	cluster    PORTID [ENDPOINT[*WEIGHT]…]: all of Port.Cluster
+//	serving    PORTID [ENDPOINT[*WEIGHT]…]: all of Port.Serving
+//	departing  PORTID [ENDPOINT[*WEIGHT]…]: all of Port.Departing
 //	internal   PORTID VERDICT [ENDPOINT…]: Port.Internal
 //
-// Problems, health ports and affinities of a step are listed completely: what
-// is not written must not be there. Flows must name every possible hop. A HOP is
+// Problems, health ports, affinities and schedulings of a step are listed
+// completely: what is not written must not be there. Flows must name every
+// possible hop; which of them one client gets, and how often, is up to weights
+// and schedulings. A HOP is
 // ADDRESS:PORT, FIRST-LAST:PORT for neighbouring pods, with +masq when this hop
 // alone is masqueraded; a last word masq means all of them. A caller is "pod"
 // (on the node under test), "host" (the node itself, by default from its primary

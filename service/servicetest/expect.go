@@ -36,8 +36,16 @@ func (l *loader) expect(verb string, args []string, text string) (err error) {
 		a, err = parseAffinity(args)
 		a.Line = l.line
 		s.Affinity = append(s.Affinity, a)
-	case "serving":
-		err = l.serving(args)
+	case "scheduling":
+		var e SchedulingExpect
+		e, err = parseScheduling(args)
+		e.Line = l.line
+		s.Scheduling = append(s.Scheduling, e)
+	case "cluster", "serving", "departing":
+		var p PoolExpect
+		p, err = parsePool(args)
+		p.Line, p.Which = l.line, verb
+		s.Pools = append(s.Pools, p)
 	case "internal":
 		err = l.internal(args)
 	default:
@@ -90,24 +98,50 @@ func parseAffinity(args []string) (a AffinityExpect, err error) {
 	return a, err
 }
 
-func (l *loader) serving(args []string) error {
+// parseScheduling parses NAMESPACE/NAME ALGORITHM [FLAGS].
+func parseScheduling(args []string) (e SchedulingExpect, err error) {
+	if len(args) < 2 || len(args) > 3 {
+		return e, errors.New("want NAMESPACE/NAME ALGORITHM|default [FLAGS]")
+	}
+	if e.Service, err = parseName(args[0]); err != nil {
+		return e, err
+	}
+	if args[1] != "default" {
+		e.Want.Algorithm = args[1]
+	}
+	if len(args) == 3 {
+		e.Want.Flags = args[2]
+	}
+	return e, nil
+}
+
+// parsePool parses PORTID [ENDPOINT[*WEIGHT]…].
+func parsePool(args []string) (e PoolExpect, err error) {
 	if len(args) == 0 {
-		return errors.New("want PORTID ENDPOINT…")
+		return e, errors.New("want PORTID ENDPOINT[*WEIGHT]…")
 	}
-	id, err := parsePortID(args[0])
-	if err != nil {
-		return err
+	if e.Port, err = parsePortID(args[0]); err != nil {
+		return e, err
 	}
-	out, err := parseOutcome(append([]string{"forward"}, args[1:]...))
-	if err != nil {
-		return err
+	for _, arg := range args[1:] {
+		arg, weight, weighted := strings.Cut(arg, "*")
+		var n uint64
+		if weighted {
+			if n, err = strconv.ParseUint(weight, 10, 16); err != nil || n < 2 {
+				return e, fmt.Errorf("weight %q is not above 1", weight)
+			}
+		}
+		var out service.Outcome
+		if err := addHops(&out, arg, false); err != nil {
+			return e, err
+		}
+		for _, h := range out.Hops {
+			h.Endpoint.Weight = uint16(n)
+			e.Want = append(e.Want, h.Endpoint)
+		}
 	}
-	var pool service.Pool
-	for _, h := range out.Hops {
-		pool = append(pool, h.Endpoint)
-	}
-	l.step.Serving = append(l.step.Serving, PoolExpect{l.line, id, pool})
-	return nil
+	slices.SortFunc(e.Want, func(a, b service.Endpoint) int { return a.Addr.Compare(b.Addr) })
+	return e, nil
 }
 
 func (l *loader) internal(args []string) error {

@@ -137,7 +137,7 @@ func (l *loader) complete() error {
 		return errors.New("no covers directive")
 	}
 	for _, s := range l.c.Steps {
-		if len(s.Flows)+len(s.Problems)+len(s.Health)+len(s.Affinity)+len(s.Internal) == 0 {
+		if len(s.Flows)+len(s.Problems)+len(s.Health)+len(s.Affinity)+len(s.Scheduling)+len(s.Pools)+len(s.Internal) == 0 {
 			l.line = s.Line
 			return errors.New("step expects nothing")
 		}

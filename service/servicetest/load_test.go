@@ -82,6 +82,8 @@ func TestParseErrors(t *testing.T) {
 		{"delete nothing", goodHead + objects + flow + "step s\ndelete Service default/api\n", "x.txtar:6: there is no Service default/api"},
 		{"step without expectation", goodHead + objects + flow + "step s\ndelete Service default/web\n", "x.txtar:5: step expects nothing"},
 		{"health", goodHead + objects + "health default/web 30999 IPv5 1\n", `unknown family "IPv5"`},
+		{"weight", goodHead + objects + "cluster default/web:http/tcp/IPv4 10.244.1.4:8080*1\n", `x.txtar:4: cluster: weight "1" is not above 1`},
+		{"scheduling", goodHead + objects + "scheduling default/web\n", "x.txtar:4: scheduling: want NAMESPACE/NAME"},
 		{"port id", goodHead + objects + "serving default/web 10.244.1.4:8080\n", "is not NAMESPACE/NAME"},
 	}
 	for _, tt := range tests {

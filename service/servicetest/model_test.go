@@ -1,6 +1,7 @@
 package servicetest_test
 
 import (
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -94,11 +95,17 @@ func (m *model) nodePortAddr(a netip.Addr) bool {
 	return slices.ContainsFunc(m.node.PortAddrs[family(a)], func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+// An entry is an endpoint as a slice says it is.
+type entry struct {
+	service.SliceEndpoint
+	weight uint16
+}
+
 // endpoints returns what the slices say of one port, one entry for each address
 // and port. Of several entries the one that does not terminate counts; ok is
 // false when that does not settle it. Which one counts then is nobody's promise.
-func (m *model) endpoints(v *service.Service, p service.ServicePort, f service.Family) (out map[netip.AddrPort]service.SliceEndpoint, ok bool) {
-	all := make(map[netip.AddrPort][]service.SliceEndpoint)
+func (m *model) endpoints(v *service.Service, p service.ServicePort, f service.Family) (out map[netip.AddrPort]entry, ok bool) {
+	all := make(map[netip.AddrPort][]entry)
 	for _, s := range m.slices {
 		for _, sp := range s.Ports {
 			if s.Service != v.Name || s.Family != f || sp.Name != p.Name || sp.Protocol != p.Protocol {
@@ -106,13 +113,13 @@ func (m *model) endpoints(v *service.Service, p service.ServicePort, f service.F
 			}
 			for _, e := range s.Endpoints {
 				a := netip.AddrPortFrom(e.Addr, sp.Port)
-				all[a] = append(all[a], e)
+				all[a] = append(all[a], entry{e, s.Weight})
 			}
 		}
 	}
-	out = make(map[netip.AddrPort]service.SliceEndpoint)
+	out = make(map[netip.AddrPort]entry)
 	for a, list := range all {
-		if stay := slices.DeleteFunc(slices.Clone(list), func(e service.SliceEndpoint) bool { return e.Terminating }); len(stay) > 0 {
+		if stay := slices.DeleteFunc(slices.Clone(list), func(e entry) bool { return e.Terminating }); len(stay) > 0 {
 			list = stay
 		}
 		for _, e := range list[1:] {
@@ -130,8 +137,8 @@ type pools struct {
 	usable         bool
 }
 
-func (m *model) pools(eps map[netip.AddrPort]service.SliceEndpoint) pools {
-	collect := func(keep func(service.SliceEndpoint) bool) (out []netip.AddrPort) {
+func (m *model) pools(eps map[netip.AddrPort]entry) pools {
+	collect := func(keep func(entry) bool) (out []netip.AddrPort) {
 		for a, e := range eps {
 			if keep(e) {
 				out = append(out, a)
@@ -139,30 +146,30 @@ func (m *model) pools(eps map[netip.AddrPort]service.SliceEndpoint) pools {
 		}
 		return out
 	}
-	ready := func(e service.SliceEndpoint) bool { return e.Ready }
-	draining := func(e service.SliceEndpoint) bool { return e.Serving && e.Terminating }
-	here := func(e service.SliceEndpoint) bool { return e.Node == m.node.Name }
+	ready := func(e entry) bool { return e.Ready }
+	draining := func(e entry) bool { return e.Serving && e.Terminating }
+	here := func(e entry) bool { return e.Node == m.node.Name }
 
 	all := collect(ready)
-	hinted := func(hints func(service.SliceEndpoint) []string, me string) []netip.AddrPort {
-		if me == "" || len(collect(func(e service.SliceEndpoint) bool { return ready(e) && len(hints(e)) > 0 })) < len(all) {
+	hinted := func(hints func(entry) []string, me string) []netip.AddrPort {
+		if me == "" || len(collect(func(e entry) bool { return ready(e) && len(hints(e)) > 0 })) < len(all) {
 			return nil
 		}
-		return collect(func(e service.SliceEndpoint) bool { return ready(e) && slices.Contains(hints(e), me) })
+		return collect(func(e entry) bool { return ready(e) && slices.Contains(hints(e), me) })
 	}
 	p := pools{cluster: all}
-	if zone := hinted(func(e service.SliceEndpoint) []string { return e.ForZones }, m.node.Zone); len(zone) > 0 {
+	if zone := hinted(func(e entry) []string { return e.ForZones }, m.node.Zone); len(zone) > 0 {
 		p.cluster = zone
 	}
-	if node := hinted(func(e service.SliceEndpoint) []string { return e.ForNodes }, m.node.Name); len(node) > 0 {
+	if node := hinted(func(e entry) []string { return e.ForNodes }, m.node.Name); len(node) > 0 {
 		p.cluster = node
 	}
 	if len(p.cluster) == 0 {
 		p.cluster = collect(draining)
 	}
-	p.local = collect(func(e service.SliceEndpoint) bool { return here(e) && ready(e) })
+	p.local = collect(func(e entry) bool { return here(e) && ready(e) })
 	if len(p.local) == 0 {
-		p.local = collect(func(e service.SliceEndpoint) bool { return here(e) && draining(e) })
+		p.local = collect(func(e entry) bool { return here(e) && draining(e) })
 	}
 	p.usable = len(p.cluster) > 0
 	return p
@@ -270,4 +277,78 @@ func TestResolveTwin(t *testing.T) {
 			t.Errorf("only %d of %d flows end in %s: the worlds are too dull", counts[v], worlds*flows, v)
 		}
 	}
+}
+
+// TestPortsTwin holds what Ports say besides Routes against the model: weights,
+// who is leaving, and what the Service asks for.
+func TestPortsTwin(t *testing.T) {
+	const worlds = 1000
+	var ports, weighted, departing, scheduled int
+	for seed := range uint64(worlds) {
+		w := servicetest.NewWorld(seed)
+		m := newModel(w)
+		for _, p := range w.Snapshot().Ports {
+			v := w.Services[p.ID.Service]
+			i := slices.IndexFunc(v.Ports, func(sp service.ServicePort) bool {
+				return sp.Name == p.ID.Port && sp.Protocol == p.ID.Protocol
+			})
+			if p.Scheduling != v.Scheduling {
+				t.Fatalf("seed %d: %s has %+v\n%s", seed, p.ID, p.Scheduling, w)
+			}
+			eps, ok := m.endpoints(v, v.Ports[i], p.ID.Family)
+			if !ok {
+				continue
+			}
+			if d := m.checkPort(p, eps); d != "" {
+				t.Fatalf("seed %d: %s: %s\n%s", seed, p.ID, d, w)
+			}
+			ports++
+			if p.Scheduling != (service.Scheduling{}) {
+				scheduled++
+			}
+			if len(p.Departing) > 0 {
+				departing++
+			}
+			if slices.ContainsFunc(p.Cluster, func(e service.Endpoint) bool { return e.Weight > 0 }) {
+				weighted++
+			}
+		}
+	}
+	for name, n := range map[string]int{"weights": weighted, "departing endpoints": departing, "schedulings": scheduled} {
+		if n < ports/20 {
+			t.Errorf("only %d of %d ports have %s: the worlds are too dull", n, ports, name)
+		}
+	}
+}
+
+// checkPort returns what is wrong with p, whose entries are eps, or "".
+func (m *model) checkPort(p *service.Port, eps map[netip.AddrPort]entry) string {
+	pools := map[string]service.Pool{"Cluster": p.Cluster, "Serving": p.Serving, "Departing": p.Departing, "Internal": p.Internal().Pool}
+	for _, fe := range p.Frontends {
+		for origin, r := range fe.Routes {
+			pools[fmt.Sprintf("%s from %s", fe.Addr, service.Origin(origin))] = r.Pool
+		}
+	}
+	for name, pool := range pools {
+		for _, ep := range pool {
+			if e, ok := eps[ep.Addr]; !ok || e.weight != ep.Weight {
+				return fmt.Sprintf("%s: %v has the weight %d, want %d", name, ep.Addr, ep.Weight, e.weight)
+			}
+		}
+	}
+	var want []netip.AddrPort
+	for a, e := range eps {
+		if e.Terminating {
+			want = append(want, a)
+		}
+	}
+	slices.SortFunc(want, netip.AddrPort.Compare)
+	var got []netip.AddrPort
+	for _, ep := range p.Departing {
+		got = append(got, ep.Addr)
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Sprintf("departing %v, want %v", got, want)
+	}
+	return ""
 }

@@ -42,6 +42,10 @@ func simplerServices(v *service.Service) func(yield func(*service.Service) bool)
 	edits := []func(*service.Service) bool{
 		func(c *service.Service) bool { defer func() { c.Affinity = 0 }(); return c.Affinity != 0 },
 		func(c *service.Service) bool {
+			defer func() { c.Scheduling = service.Scheduling{} }()
+			return c.Scheduling != service.Scheduling{}
+		},
+		func(c *service.Service) bool {
 			defer func() { c.HealthCheckNodePort = 0 }()
 			return c.HealthCheckNodePort != 0
 		},
@@ -94,6 +98,15 @@ func (w *World) shrinkSlices(fails func() bool) (smaller bool) {
 			continue
 		}
 		w.Slices[k] = old
+		if old.Weight != 0 {
+			c := *old
+			c.Weight = 0
+			if w.Slices[k] = &c; fails() {
+				smaller = true
+			} else {
+				w.Slices[k] = old
+			}
+		}
 		for i := len(old.Endpoints) - 1; i >= 0; i-- {
 			c := *w.Slices[k]
 			c.Endpoints = without(c.Endpoints, i)

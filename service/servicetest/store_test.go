@@ -133,6 +133,7 @@ func TestSnapshotRules(t *testing.T) {
 		for _, p := range s.Ports {
 			checkPool(t, p.ID, p.Cluster)
 			checkPool(t, p.ID, p.Serving)
+			checkPool(t, p.ID, p.Departing)
 			checkRoute(t, p.ID, p.Internal())
 			for _, fe := range p.Frontends {
 				a := address{fe.Addr, p.ID.Protocol}
@@ -164,8 +165,11 @@ func checkRoute(t *testing.T, id service.PortID, r service.Route) {
 
 func checkPool(t *testing.T, id service.PortID, p service.Pool) {
 	t.Helper()
-	for i := 1; i < len(p); i++ {
-		if p[i-1].Addr.Compare(p[i].Addr) >= 0 {
+	for i := range p {
+		if p[i].Weight == 1 {
+			t.Errorf("%s: weight 1 is spelled out: %v", id, p)
+		}
+		if i > 0 && p[i-1].Addr.Compare(p[i].Addr) >= 0 {
 			t.Errorf("%s: pool is not sorted or has doubles: %v", id, p)
 		}
 	}

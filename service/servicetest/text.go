@@ -41,13 +41,16 @@ func writeService(b *strings.Builder, v *service.Service) {
 	if v.Affinity > 0 {
 		fmt.Fprintf(b, "  affinity: %s\n", v.Affinity)
 	}
+	if v.Scheduling != (service.Scheduling{}) {
+		fmt.Fprintf(b, "  scheduling: {algorithm: %q, flags: %q}\n", v.Scheduling.Algorithm, v.Scheduling.Flags)
+	}
 	for _, p := range v.Ports {
 		fmt.Fprintf(b, "  port: {name: %q, protocol: %s, port: %d, nodePort: %d}\n", p.Name, p.Protocol, p.Port, p.NodePort)
 	}
 }
 
 func writeSlice(b *strings.Builder, s *service.Slice) {
-	fmt.Fprintf(b, "slice %s of %s: {family: %s}\n", s.Name, s.Service, s.Family)
+	fmt.Fprintf(b, "slice %s of %s: {family: %s, weight: %d}\n", s.Name, s.Service, s.Family, max(1, s.Weight))
 	for _, p := range s.Ports {
 		fmt.Fprintf(b, "  port: {name: %q, protocol: %s, port: %d}\n", p.Name, p.Protocol, p.Port)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-project/fairlead/service"
@@ -176,8 +177,25 @@ func (w *World) randomService() *service.Service {
 	for _, f := range v.Families {
 		v.ClusterIPs = append(v.ClusterIPs, clusterIP(f, 10+i+10*(r.IntN(20)/19)))
 	}
+	if r.IntN(3) == 0 {
+		v.Scheduling = randomScheduling(r)
+	}
 	w.randomExternals(v)
 	return v
+}
+
+// randomScheduling returns one that a Service can ask for, flags alone among them.
+func randomScheduling(r *rand.Rand) service.Scheduling {
+	s := service.Scheduling{Algorithm: pick(r, append(service.Schedulers(), "", "sh", "mh"))}
+	var flags []string
+	for _, flag := range service.SchedulerFlags() {
+		owner, _, _ := strings.Cut(flag, "-")
+		if (owner == "flag" || owner == s.Algorithm) && r.IntN(3) == 0 {
+			flags = append(flags, flag)
+		}
+	}
+	s.Flags = strings.Join(flags, ",")
+	return s
 }
 
 // randomPorts returns ports with distinct names and numbers. Node ports come
@@ -237,7 +255,7 @@ func (w *World) randomExternals(v *service.Service) {
 // editedService returns a copy of v with one thing changed.
 func (w *World) editedService(v *service.Service) *service.Service {
 	r, c := w.rng, *v
-	switch r.IntN(6) {
+	switch r.IntN(7) {
 	case 0:
 		c.Internal = 1 - c.Internal
 	case 1:
@@ -258,6 +276,10 @@ func (w *World) editedService(v *service.Service) *service.Service {
 		if !c.Headless {
 			c.ExternalIPs, c.LoadBalancerIPs, c.SourceRanges, c.Restricted, c.HealthCheckNodePort = nil, nil, nil, false, 0
 			w.randomExternals(&c)
+		}
+	case 5:
+		if !c.Headless {
+			c.Scheduling = randomScheduling(r)
 		}
 	default: // the same once more
 	}

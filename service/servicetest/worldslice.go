@@ -34,6 +34,9 @@ func (w *World) randomSlice(svc service.Name) *service.Slice {
 	}
 	s.UID = "uid-" + s.Name
 	if r.IntN(3) == 0 {
+		s.Weight = randomWeight(r)
+	}
+	if r.IntN(3) == 0 {
 		s.Triggered = time.Unix(1767225600+int64(r.IntN(1000)), 0).UTC()
 	}
 	if v := w.Services[svc]; v != nil {
@@ -53,6 +56,9 @@ func (w *World) randomSlice(svc service.Name) *service.Slice {
 	}
 	return s
 }
+
+// randomWeight returns a weight as a Slice has it.
+func randomWeight(r *rand.Rand) uint16 { return pick(r, []uint16{0, 2, 3, 10, 65535}) }
 
 func (w *World) randomEndpoint(f service.Family, mode hintMode, spread int) service.SliceEndpoint {
 	r := w.rng
@@ -111,6 +117,9 @@ func (w *World) editedSlice(s *service.Slice) *service.Slice {
 		default:
 			setCondition(&c.Endpoints[r.IntN(n)], r)
 		}
+	}
+	if r.IntN(5) == 0 {
+		c.Weight = randomWeight(r)
 	}
 	if r.IntN(3) == 0 {
 		c.Triggered = time.Unix(1767225600+int64(r.IntN(1000)), 0).UTC()

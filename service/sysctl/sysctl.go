@@ -1,6 +1,8 @@
-// Package sysctl sets the kernel parameters a service proxy needs, once at
-// start: the size and the timeouts of the connection-tracking table, and
-// route_localnet for node ports at 127.0.0.1.
+// Package sysctl sets the kernel parameters a service proxy needs: the size and
+// the timeouts of the connection-tracking table, route_localnet for node ports at
+// 127.0.0.1, and what IPVS needs. The first are set once, at start, for an
+// operator may change them later; those without which Services do not work are
+// set again when something else has changed them.
 //
 // A parameter is written only if its value differs, so that a process without
 // the right to write, on a machine somebody else has set up, starts all the
@@ -40,6 +42,9 @@ type Setting struct {
 	// Machine says that the parameter belongs to the whole machine, so that a
 	// network namespace may not be allowed to write it. See the package comment.
 	Machine bool
+	// Optional leaves a parameter alone that the kernel does not have, or does not
+	// let this network namespace write: its value only makes things better.
+	Optional bool
 }
 
 // Apply makes each setting true, writing only where the value differs. Root is
@@ -50,7 +55,7 @@ type Setting struct {
 func Apply(root string, settings []Setting) (skipped []error, err error) {
 	var errs []error
 	for _, s := range settings {
-		e := s.apply(root)
+		_, e := s.apply(root)
 		switch {
 		case e == nil:
 		case s.Machine && s.outOfReach(root, e):
@@ -62,6 +67,21 @@ func Apply(root string, settings []Setting) (skipped []error, err error) {
 	return skipped, errors.Join(errs...)
 }
 
+// Reassert makes each setting true again that no longer is, and reports whether
+// there was one. Err is as that of Apply; machine-wide settings out of reach are
+// not in it.
+func Reassert(root string, settings []Setting) (changed bool, err error) {
+	var errs []error
+	for _, s := range settings {
+		wrote, e := s.apply(root)
+		changed = changed || wrote
+		if e != nil && !(s.Machine && s.outOfReach(root, e)) {
+			errs = append(errs, e)
+		}
+	}
+	return changed, errors.Join(errs...)
+}
+
 // Read returns the value of the parameter at path, without the final newline.
 func Read(root, path string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(root, path))
@@ -71,19 +91,27 @@ func Read(root, path string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-func (s Setting) apply(root string) error {
+// apply makes s true and reports whether it had to write.
+func (s Setting) apply(root string) (wrote bool, err error) {
 	have, err := Read(root, s.Path)
 	if err != nil {
-		return fmt.Errorf("%w (wanted %s)", err, s.Want)
+		if s.Optional && errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return false, fmt.Errorf("%w (wanted %s)", err, s.Want)
 	}
 	ok, err := s.holds(have)
 	if err != nil || ok {
-		return err
+		return false, err
 	}
-	if err := write(filepath.Join(root, s.Path), s.Want); err != nil {
-		return fmt.Errorf("set kernel parameter to %s (it is %s): %w", s.Want, have, err)
+	err = write(filepath.Join(root, s.Path), s.Want)
+	switch {
+	case err == nil:
+		return true, nil
+	case s.Optional && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)):
+		return false, nil
 	}
-	return nil
+	return false, fmt.Errorf("set kernel parameter to %s (it is %s): %w", s.Want, have, err)
 }
 
 // write does not use os.WriteFile, which would create a missing file.

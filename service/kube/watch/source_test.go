@@ -239,6 +239,41 @@ func walk(t *testing.T, api *apiServer, s *sink) {
 	s.wait(t, "nodes", func() string { return strings.Join(s.nodes, ", ") }, "n1 in a, n1 in b, none")
 }
 
+// TestAnnotationsArrive: what shares connections out is kept on both ways an
+// object comes.
+func TestAnnotationsArrive(t *testing.T) {
+	for _, noStream := range []bool{false, true} {
+		t.Run(fmt.Sprintf("plain lists %v", noStream), func(t *testing.T) {
+			api, s := newAPIServer(t), newSink()
+			api.noStream = noStream
+			web, slice := svc("web", "10.96.0.1"), slice("web-1", "web", "10.244.1.2")
+			put := func(scheduler, weight string) {
+				web, slice = web.DeepCopy(), slice.DeepCopy()
+				web.Annotations = map[string]string{kube.AnnotationScheduler: scheduler}
+				slice.Annotations = map[string]string{kube.AnnotationWeight: weight}
+				api.set(web)
+				api.set(slice)
+			}
+			state := func() string {
+				var out []string
+				for _, p := range s.store.Snapshot().Ports {
+					for _, e := range p.Cluster {
+						out = append(out, fmt.Sprintf("%s %d", p.Scheduling.Algorithm, e.Weight))
+					}
+				}
+				return strings.Join(out, ", ")
+			}
+			put("wlc", "7")
+			s.start(t, &Source{Client: api.client()})
+			s.waitSynced(t)
+			s.wait(t, "listed", state, "wlc 7")
+			waitWatchers(t, api, 3)
+			put("wrr", "8")
+			s.wait(t, "changed", state, "wrr 8")
+		})
+	}
+}
+
 // waitWatchers waits until n watches are open.
 func waitWatchers(t *testing.T, api *apiServer, n int) {
 	t.Helper()

@@ -1,0 +1,177 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// writes counts requests to change the kernel, by what they are about. The
+// kernel may have found nothing to do: a set that exists is "created" again.
+type writes struct {
+	ipvs, ipset, routing, nft int
+	lost                      int // messages that were not seen
+}
+
+// tap listens to all that the programs in one network namespace ask of the kernel
+// by netlink, whoever they are: a device of the type nlmon copies every message.
+type tap struct {
+	ns     interface{ Do(func() error) error }
+	fd     int
+	genl   uint16 // message type of IPVS
+	done   sync.WaitGroup
+	remove func() error
+
+	mu     sync.Mutex
+	counts writes
+	ended  bool
+}
+
+const tapName = "bench-nlmon"
+
+// newTap needs the kernel module nlmon. What is done after it returned is counted.
+func newTap(ctx context.Context, n *network) (*tap, error) {
+	family, err := netlink.GenlFamilyGet("IPVS")
+	if err != nil {
+		return nil, fmt.Errorf("ask for the number of IPVS: %w", err)
+	}
+	if _, err := n.node.Output(ctx, "ip", "link", "add", tapName, "type", "nlmon"); err != nil {
+		return nil, err
+	}
+	t := &tap{ns: n.node, genl: family.ID, remove: func() error {
+		_, err := n.node.Output(context.WithoutCancel(ctx), "ip", "link", "del", tapName)
+		return err
+	}}
+	if _, err := n.node.Output(ctx, "ip", "link", "set", tapName, "up"); err != nil {
+		return nil, errors.Join(err, t.remove())
+	}
+	if err := n.node.Do(t.open); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen to %s: %w", tapName, err), t.remove())
+	}
+	t.done.Go(t.run)
+	return t, nil
+}
+
+func (t *tap) open() (err error) {
+	device, err := net.InterfaceByName(tapName)
+	if err != nil {
+		return err
+	}
+	// No protocol yet, so that nothing arrives before the filter is in place.
+	t.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	const buffer = 256 << 20 // a proxy that reads everything asks a lot
+	filter := []unix.SockFilter{
+		// The low byte of the flags of the first message, and in it NLM_F_REQUEST:
+		// what the kernel says by itself or as an answer does not have it.
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flagsOffset()},
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, Jf: 1, K: unix.NLM_F_REQUEST},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 20},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	err = errors.Join(
+		unix.SetsockoptInt(t.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
+		unix.SetsockoptTimeval(t.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
+		unix.SetsockoptSockFprog(t.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
+		unix.Bind(t.fd, &unix.SockaddrLinklayer{Protocol: toBigEndian(unix.ETH_P_ALL), Ifindex: device.Index}),
+	)
+	if err != nil {
+		unix.Close(t.fd)
+	}
+	return err
+}
+
+// flagsOffset is where the low byte of nlmsg_flags is, on this machine.
+func flagsOffset() uint32 {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
+		return 6
+	}
+	return 7
+}
+
+func toBigEndian(x uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, x))
+}
+
+func (t *tap) run() {
+	buf := make([]byte, 1<<20)
+	for {
+		n, from, err := unix.Recvfrom(t.fd, buf, 0)
+		t.mu.Lock()
+		ended := t.ended
+		if link, ok := from.(*unix.SockaddrLinklayer); ok && err == nil {
+			t.counts.count(toBigEndian(link.Protocol), t.genl, buf[:n])
+		}
+		t.mu.Unlock()
+		idle := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
+		if err != nil && (!idle || ended) {
+			return // everything that was there has been read
+		}
+	}
+}
+
+// close ends listening and returns what was seen.
+func (t *tap) close() (writes, error) {
+	t.mu.Lock()
+	t.ended = true
+	t.mu.Unlock()
+	t.done.Wait()
+	stats, err := unix.GetsockoptTpacketStats(t.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err == nil {
+		t.counts.lost = int(stats.Drops)
+	}
+	return t.counts, errors.Join(err, unix.Close(t.fd), t.remove())
+}
+
+// count looks at the messages of one buffer. The protocol is that of the netlink
+// socket, genl the message type of IPVS under NETLINK_GENERIC.
+func (w *writes) count(protocol, genl uint16, buf []byte) {
+	for len(buf) >= unix.SizeofNlMsghdr {
+		size := binary.NativeEndian.Uint32(buf)
+		kind, flags := binary.NativeEndian.Uint16(buf[4:]), binary.NativeEndian.Uint16(buf[6:])
+		if size < unix.SizeofNlMsghdr || int(size) > len(buf) {
+			return
+		}
+		if flags&unix.NLM_F_REQUEST != 0 {
+			w.message(protocol, genl, kind, buf[unix.SizeofNlMsghdr:size])
+		}
+		buf = buf[min(len(buf), int(size+3)&^3):]
+	}
+}
+
+// message counts one message if it is to write. IPVS's timeouts are settings, as
+// sysctls are, and the connection tracker's entries are no rules.
+func (w *writes) message(protocol, genl, kind uint16, body []byte) {
+	switch {
+	case protocol == unix.NETLINK_ROUTE && kind >= unix.RTM_BASE:
+		if kind&3 != unix.RTM_GETLINK&3 {
+			w.routing++
+		}
+	case protocol == unix.NETLINK_GENERIC && kind == genl && len(body) > 0:
+		switch body[0] {
+		case 1, 2, 3, 5, 6, 7, 16, 17: // NEW, SET, DEL of SERVICE and DEST, ZERO, FLUSH
+			w.ipvs++
+		}
+	case protocol == unix.NETLINK_NETFILTER && kind>>8 == unix.NFNL_SUBSYS_IPSET:
+		switch kind & 0xff {
+		case 2, 3, 4, 5, 6, 9, 10: // CREATE, DESTROY, FLUSH, RENAME, SWAP, ADD, DEL
+			w.ipset++
+		}
+	case protocol == unix.NETLINK_NETFILTER && kind>>8 == unix.NFNL_SUBSYS_NFTABLES:
+		switch kind & 0xff {
+		case 0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20: // NEW and DEL of TABLE, CHAIN, RULE, SET, SETELEM, OBJ
+			w.nft++
+		}
+	}
+}

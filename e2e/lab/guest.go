@@ -1,0 +1,90 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// powerOff is how long a guest may take to end after it has told its result.
+const powerOff = 10 * time.Second
+
+// A guest is the processes that a guest is made of, on the host.
+type guest struct {
+	main    *process   // the kernel
+	servers []*process // of files; they end with the guest or are ended
+}
+
+// wait returns when nothing is left of the guest. It ends with ctx.
+func (g *guest) wait(ctx context.Context, l *lines) error {
+	select {
+	case <-g.main.done:
+	case <-ctx.Done():
+	}
+	err := g.main.end()
+	for _, s := range g.servers {
+		s.end()
+	}
+	return err
+}
+
+// A process is a program of the host that takes all its children with it when
+// it ends, and ends when this process does.
+//
+// It is process 1 of a PID namespace: the kernel of user-mode Linux keeps a
+// process for each that the guest has, and they would outlive it.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the program has been waited for
+	err  error         // valid once done is closed
+}
+
+// start starts a program. All that its settings leave open is taken care of.
+func start(cmd *exec.Cmd) (*process, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
+	}
+	cmd.WaitDelay = time.Second
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// run keeps the thread that has started the program: its end is what Pdeathsig
+// is about.
+func (p *process) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(p.done)
+	err := p.cmd.Start()
+	started <- err
+	if err == nil {
+		p.err = p.cmd.Wait()
+	}
+}
+
+// end kills what is still there and returns how the program ended by itself; nil
+// if it did not, or ended well.
+func (p *process) end() error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s: %w", p.cmd.Path, err)
+	}
+	<-p.done
+	return nil
+}

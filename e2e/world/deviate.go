@@ -1,0 +1,118 @@
+//go:build linux
+
+package world
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/servicetest"
+)
+
+// A Deviation is a way in which a mode is known to differ from the corpus, and
+// meant to.
+type Deviation struct {
+	Reason string
+	// Instead returns what happens to a flow in place of what the corpus says. It
+	// is not ok if the deviation has nothing to do with the flow.
+	Instead func(snap *service.Snapshot, f *servicetest.FlowExpect) (want service.Outcome, ok bool)
+}
+
+// Deviations returns all that are known of a mode. At most one is about a flow.
+func Deviations(m Mode) []Deviation {
+	loopback := Deviation{
+		"the kernel forwards nothing whose source is a loopback address, so node ports at 127.0.0.1 are left alone", loopbackPort,
+	}
+	switch m {
+	case IPVS:
+		return []Deviation{
+			{"the node answers pings to cluster and load-balancer IPs, which are its own as far as ICMP goes", pingTo(service.ClusterIP, service.LoadBalancerIP)},
+			loopback,
+		}
+	case IPVSDevice:
+		return []Deviation{
+			{"the node answers pings to addresses that are on its device", pingTo(service.ClusterIP, service.LoadBalancerIP, service.ExternalIP)},
+			{"other ports of an address that is on the device are closed, rather than the business of others", undeclaredPort},
+			loopback,
+		}
+	default:
+		return nil
+	}
+}
+
+// pingTo has the node answer pings to addresses of these kinds.
+func pingTo(kinds ...service.Kind) func(*service.Snapshot, *servicetest.FlowExpect) (service.Outcome, bool) {
+	return func(snap *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+		dst := f.Flow.Dst.Addr()
+		node := service.Endpoint{Addr: netip.AddrPortFrom(netns.NodeAddr(1).Like(dst), 0)}
+		return service.Outcome{Verdict: service.Forward, Hops: []service.Hop{{Endpoint: node}}},
+			f.Flow.Protocol == service.ICMP && serves(snap, dst, kinds...)
+	}
+}
+
+// undeclaredPort rejects what would pass by a load-balancer or external IP.
+func undeclaredPort(snap *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+	return service.Outcome{Verdict: service.Reject},
+		f.Flow.Protocol != service.ICMP && f.Want.Verdict == service.Pass &&
+			serves(snap, f.Flow.Dst.Addr(), service.LoadBalancerIP, service.ExternalIP)
+}
+
+// loopbackPort leaves node ports at loopback addresses alone.
+func loopbackPort(_ *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+	return service.Outcome{Verdict: service.Pass}, f.Flow.Dst.Addr().IsLoopback() && f.Want.Verdict != service.Pass
+}
+
+// serves reports whether an address that is not the node's has frontends of one
+// of these kinds.
+func serves(snap *service.Snapshot, a netip.Addr, kinds ...service.Kind) bool {
+	if slices.Contains(snap.Node.Addrs, a) {
+		return false
+	}
+	return slices.ContainsFunc(snap.Ports, func(p *service.Port) bool {
+		return slices.ContainsFunc(p.Frontends, func(fe service.Frontend) bool {
+			return fe.Addr.Addr() == a && slices.Contains(kinds, fe.Kind)
+		})
+	})
+}
+
+// Deviate returns a case as a mode with these deviations plays it. The snapshots
+// are those of [servicetest.Case.Snapshots]. A flow under a deviation must not go
+// as the corpus says: that would be a deviation that is not one, and an error.
+func Deviate(c *servicetest.Case, snaps []*service.Snapshot, table []Deviation) (*servicetest.Case, error) {
+	out := *c
+	out.Steps = slices.Clone(c.Steps)
+	for i := range out.Steps {
+		step := &out.Steps[i]
+		step.Flows = slices.Clone(step.Flows)
+		for j := range step.Flows {
+			if err := deviate(&step.Flows[j], snaps[i], table); err != nil {
+				return nil, fmt.Errorf("%s.txtar:%d: %w", c.Name, step.Flows[j].Line, err)
+			}
+		}
+	}
+	return &out, nil
+}
+
+func deviate(f *servicetest.FlowExpect, snap *service.Snapshot, table []Deviation) error {
+	said, reason := f.Want, ""
+	for _, d := range table {
+		instead, ok := d.Instead(snap, f)
+		switch {
+		case !ok:
+			continue
+		case reason != "":
+			return fmt.Errorf("%s: two deviations: %s; and %s", f.Text, reason, d.Reason)
+		case reflect.DeepEqual(instead, said):
+			return fmt.Errorf("%s: not a deviation: %s", f.Text, d.Reason)
+		}
+		f.Want, reason = instead, d.Reason
+	}
+	if reason != "" {
+		f.Text += fmt.Sprintf(" (here: %v, because %s)", f.Want.Verdict, reason)
+	}
+	return nil
+}

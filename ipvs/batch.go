@@ -1,0 +1,288 @@
+package ipvs
+
+import (
+	"cmp"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A phase is a step of a transaction. What attracts packets comes last, and what
+// goes is gone from there first: at every moment a packet meets either what was
+// or what is to be, and a process that is killed in between has lost nothing.
+type phase uint8
+
+// The phases, in order.
+const (
+	phaseAttributes phase = iota // ownership, who may come, who is masqueraded, refusals
+	phaseAddresses               // addresses, their routes and sets
+	phaseAliases                 // virtual servers of aliases
+	phaseShort                   // callers on this node may be sent to aliases
+	phaseServers                 // virtual servers and new destinations
+	phasePublish                 // packets are routed to the node
+	phaseWithdraw                // elements that are not wanted any more
+	phaseDrain                   // destinations that take no more connections
+	phaseDelete                  // virtual servers
+	phaseRelease                 // addresses, routes, ownership
+	numPhases
+)
+
+// A dest is a destination as we have made it.
+type dest struct {
+	addr   netip.AddrPort
+	weight uint32
+}
+
+// An actual is what the kernel has for a key.
+type actual struct {
+	serves  bool
+	server  kernel.Server
+	dests   []dest // sorted by address
+	in      member
+	sources []netip.Prefix // in the set of allowed callers
+}
+
+func (a *actual) empty() bool { return !a.serves && a.in == 0 && len(a.sources) == 0 }
+
+// A target is what the kernel should have for a key: what its unit says, and
+// what still drains there.
+type target struct {
+	serves  bool
+	server  kernel.Server
+	pool    service.Pool
+	leaving map[netip.AddrPort]*leaving
+	in      member
+	sources []netip.Prefix
+	alias   bool
+}
+
+// A batch gathers the ops of one transaction.
+type batch struct {
+	node   string // its name, which decides the order of new destinations
+	phases [numPhases][]kernel.Op
+
+	added, changed, removed int
+}
+
+func (b *batch) ops() []kernel.Op { return slices.Concat(b.phases[:]...) }
+
+func (b *batch) add(p phase, op kernel.Op) {
+	b.phases[p] = append(b.phases[p], op)
+	b.added++
+}
+
+func (b *batch) change(p phase, op kernel.Op) {
+	b.phases[p] = append(b.phases[p], op)
+	b.changed++
+}
+
+func (b *batch) remove(p phase, op kernel.Op) {
+	b.phases[p] = append(b.phases[p], op)
+	b.removed++
+}
+
+// unit adds what turns have into t, and returns what the kernel has then.
+func (b *batch) unit(key kernel.ServerKey, have *actual, t target) *actual {
+	if have == nil {
+		have = &actual{}
+	}
+	b.members(key, have, t)
+	out := &actual{serves: t.serves, server: t.server, in: t.in, sources: t.sources}
+	switch {
+	case t.serves && !have.serves:
+		p := phaseServers
+		if t.alias {
+			p = phaseAliases
+		}
+		b.add(p, kernel.NewServer{Key: key, Server: t.server})
+		out.dests = b.dests(key, p, nil, t)
+	case t.serves:
+		if have.server != t.server {
+			b.change(phaseServers, kernel.SetServer{Key: key, Server: t.server})
+		}
+		out.dests = b.dests(key, phaseServers, have.dests, t)
+	case have.serves:
+		b.remove(phaseDelete, kernel.DelServer{Key: key})
+	}
+	if out.empty() {
+		return nil
+	}
+	return out
+}
+
+// members adds and removes elements of sets.
+func (b *batch) members(key kernel.ServerKey, have *actual, t target) {
+	f := service.FamilyOf(key.Addr.Addr())
+	for i := range numMembers {
+		bit := member(1) << i
+		if (have.in^t.in)&bit == 0 {
+			continue
+		}
+		set := memberSet(f, i)
+		if t.in&bit != 0 {
+			p := phaseAttributes
+			switch bit {
+			case inShort:
+				p = phaseShort
+			case inVIP:
+				p = phasePublish
+			}
+			b.add(p, kernel.AddElem{Set: set, Type: kernel.HashIPPort, Elem: element(key)})
+			continue
+		}
+		p := phaseWithdraw
+		if bit == inOwn {
+			p = phaseRelease
+		}
+		b.remove(p, kernel.DelElem{Set: set, Type: kernel.HashIPPort, Elem: element(key)})
+	}
+	b.sources(key, have.sources, t.sources)
+}
+
+// sources changes who may call. The new come before the set says that only they
+// may, the old go after.
+func (b *batch) sources(key kernel.ServerKey, have, want []netip.Prefix) {
+	if slices.Equal(have, want) {
+		return
+	}
+	set := setName(service.FamilyOf(key.Addr.Addr()), allowedSet)
+	e := element(key)
+	for _, p := range want {
+		if !slices.Contains(have, p) {
+			e.Net = p
+			b.phases[phaseAttributes] = slices.Insert(b.phases[phaseAttributes], 0,
+				kernel.Op(kernel.AddElem{Set: set, Type: kernel.HashIPPortNet, Elem: e}))
+			b.added++
+		}
+	}
+	for _, p := range have {
+		if !slices.Contains(want, p) {
+			e.Net = p
+			b.remove(phaseRelease, kernel.DelElem{Set: set, Type: kernel.HashIPPortNet, Elem: e})
+		}
+	}
+}
+
+// dests changes destinations, and returns those the kernel has then. Both lists
+// are sorted.
+func (b *batch) dests(key kernel.ServerKey, p phase, have []dest, t target) []dest {
+	out := make([]dest, 0, len(t.pool)+len(t.leaving))
+	var fresh []dest
+	i := 0
+	for _, ep := range t.pool {
+		for ; i < len(have) && have[i].addr.Compare(ep.Addr) < 0; i++ {
+			out = b.leave(key, have[i], t, out)
+		}
+		d := dest{ep.Addr, uint32(ep.Share())}
+		if i < len(have) && have[i].addr == ep.Addr {
+			if have[i].weight != d.weight {
+				b.change(p, kernel.SetDest{Key: key, Addr: d.addr, Weight: d.weight})
+			}
+			i++
+		} else {
+			fresh = append(fresh, d)
+		}
+		out = append(out, d)
+	}
+	for ; i < len(have); i++ {
+		out = b.leave(key, have[i], t, out)
+	}
+	b.order(key, t.server.Scheduler, fresh)
+	for _, d := range fresh {
+		b.add(p, kernel.NewDest{Key: key, Addr: d.addr, Weight: d.weight})
+	}
+	return out
+}
+
+// leave has a destination that is not wanted any more drain, if it is leaving in
+// peace, or go.
+func (b *batch) leave(key kernel.ServerKey, d dest, t target, out []dest) []dest {
+	if t.leaving[d.addr] == nil {
+		b.remove(phaseDrain, kernel.DelDest{Key: key, Addr: d.addr})
+		return out
+	}
+	if d.weight != 0 {
+		b.change(phaseDrain, kernel.SetDest{Key: key, Addr: d.addr})
+	}
+	return append(out, dest{addr: d.addr})
+}
+
+// order sorts new destinations as they are to be added. The kernel's round robin
+// starts at the last one added, so that with one order everywhere all nodes would
+// send their first connections to one endpoint: the order is another on each node.
+// Schedulers that hash depend on the order; they get one and the same, so that
+// nodes agree.
+func (b *batch) order(key kernel.ServerKey, scheduler string, fresh []dest) {
+	switch scheduler {
+	case "dh", "sh", "mh", "lblc", "lblcr":
+		return
+	}
+	if len(fresh) < 2 {
+		return
+	}
+	rank := make(map[netip.AddrPort]uint64, len(fresh))
+	seed := []byte(b.node + " " + key.String() + " ")
+	for _, d := range fresh {
+		h := fnv.New64a()
+		h.Write(seed)
+		h.Write(d.addr.AppendTo(nil))
+		rank[d.addr] = mix(h.Sum64())
+	}
+	slices.SortFunc(fresh, func(x, y dest) int { return cmp.Compare(rank[x.addr], rank[y.addr]) })
+}
+
+// mix spreads the bits of a hash (the finalizer of MurmurHash3, in the public
+// domain): FNV alone leaves the order of addresses that differ in their end.
+func mix(h uint64) uint64 {
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
+
+// uses changes what an address is used for.
+func (b *batch) uses(a netip.Addr, mode VIPMode, have, want use) {
+	f := service.FamilyOf(a)
+	for i, name := range useNames() {
+		bit := use(1) << i
+		switch set := setName(f, name); {
+		case want&^have&bit != 0:
+			b.add(phaseAddresses, kernel.AddElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
+		case have&^want&bit != 0:
+			// After the address itself: the set says whose it is.
+			defer b.remove(phaseRelease, kernel.DelElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
+		}
+	}
+	switch {
+	case want&^have&useDevice != 0:
+		b.add(phaseAddresses, kernel.AddAddr{Device: deviceName, Addr: a, Routed: mode == Routed})
+	case have&^want&useDevice != 0:
+		b.remove(phaseRelease, kernel.DelAddr{Device: deviceName, Addr: a})
+	}
+	route := netip.PrefixFrom(a, a.BitLen())
+	switch {
+	case want&^have&useRoute != 0:
+		b.add(phaseAddresses, kernel.AddRoute{Table: routeTable, To: route})
+	case have&^want&useRoute != 0:
+		b.remove(phaseRelease, kernel.DelRoute{Table: routeTable, To: route})
+	}
+}
+
+// healthPorts changes the health-check node ports of a family.
+func (b *batch) healthPorts(f service.Family, have, want []uint16) {
+	set := setName(f, healthSet)
+	for _, p := range want {
+		if !slices.Contains(have, p) {
+			b.add(phaseAttributes, kernel.AddElem{Set: set, Type: kernel.BitmapPort, Elem: kernel.Element{Port: p}})
+		}
+	}
+	for _, p := range have {
+		if !slices.Contains(want, p) {
+			b.remove(phaseWithdraw, kernel.DelElem{Set: set, Type: kernel.BitmapPort, Elem: kernel.Element{Port: p}})
+		}
+	}
+}

@@ -1,0 +1,484 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A Dataplane puts Snapshots in force with IPVS, in one or both families. It
+// implements [service.Dataplane]. It remembers what is in the kernel and sends
+// only what differs; it reads the kernel at the first Sync, after it could not be
+// reached, and in Audit.
+type Dataplane struct {
+	cfg     Config
+	kernel  kernel.Kernel
+	run     xt.Runner
+	log     *slog.Logger
+	metrics *Metrics
+	now     func() time.Time
+
+	last   *service.Snapshot // what is wanted; nil before the first Sync
+	want   *State            // for last
+	have   *have             // what the kernel has; nil if unsure
+	drains *drainer
+
+	dirty *touched // what a failed op leaves in doubt
+
+	maxElem map[string]uint32                    // of the sets
+	tables  map[xt.Family]string                 // fingerprints when the rules were found right
+	sums    map[xt.Family]map[xt.ChainRef]uint64 // of the chains at that time
+
+	lastAudit time.Time
+	auditTook time.Duration
+	suspect   atomic.Bool
+}
+
+// New returns a Dataplane that has not touched the kernel yet. The metrics may be
+// nil.
+func New(cfg Config, k kernel.Kernel, run xt.Runner, m *Metrics) (*Dataplane, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		return nil, errors.New("ipvs: Config.Log is required")
+	}
+	return &Dataplane{
+		cfg: cfg, kernel: k, run: run, log: cfg.Log, metrics: m, now: time.Now,
+		drains: newDrainer(cfg.DrainTimeout), dirty: newTouched(),
+		maxElem: make(map[string]uint32), tables: make(map[xt.Family]string),
+		sums: make(map[xt.Family]map[xt.ChainRef]uint64),
+	}, nil
+}
+
+// Suspect has the next Audit read everything, whatever its time. It may be called
+// from any goroutine, when somebody tells of a change that may not be ours.
+func (d *Dataplane) Suspect() { d.suspect.Store(true) }
+
+// Sync implements [service.Dataplane]. An op that the kernel refuses leaves only
+// its own address and port in doubt: everything else is in force when the error
+// is returned, and the next Sync looks at what is in doubt and tries again.
+func (d *Dataplane) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
+	if d.have == nil {
+		return d.resync(ctx, snap)
+	}
+	t, err := d.follow(ctx, snap)
+	if err != nil {
+		d.forget() // what t holds has not been done, and would never be asked for again
+		return service.Report{}, err
+	}
+	r, err := d.settle(ctx, t)
+	return d.finish(r), err
+}
+
+// follow makes snap what is wanted, and returns what that may change.
+func (d *Dataplane) follow(ctx context.Context, snap *service.Snapshot) (*change, error) {
+	t := newChange(d.want)
+	if d.want.planner.plans(&snap.Node) {
+		d.want.planner.node = &snap.Node
+		d.want.advance(d.last, snap, t.touched)
+		d.last = snap
+		return t, nil
+	}
+	d.want = newState(d.cfg, &snap.Node)
+	d.want.advance(nil, snap, nil)
+	d.last = snap
+	d.restoreHeld()
+	t.everything(d.have, d.want)
+	return t, d.restoreRules(ctx)
+}
+
+// restoreHeld tells a new State of the addresses that are kept for what drains.
+func (d *Dataplane) restoreHeld() {
+	for key, s := range d.drains.servers {
+		if s.held {
+			d.want.use(key.Addr.Addr(), s.use, 1, nil)
+		}
+	}
+}
+
+// resync reads the kernel and sends what differs from the plan for snap.
+func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
+	t := newChange(d.want)
+	d.want = newState(d.cfg, &snap.Node)
+	d.want.advance(nil, snap, nil)
+	d.last = snap
+	for _, s := range d.drains.servers {
+		s.held = false
+	}
+	if err := d.foundation(ctx); err != nil {
+		return service.Report{}, err
+	}
+	if err := d.read(ctx); err != nil {
+		return service.Report{}, err
+	}
+	t.everything(d.have, d.want)
+	r, err := d.settle(ctx, t)
+	r.Resynced = true
+	return d.finish(r), err
+}
+
+// finish completes a report.
+func (d *Dataplane) finish(r service.Report) service.Report {
+	r.Deviations = d.want.deviations()
+	r.Again = d.drains.next(d.now())
+	d.metrics.state(d.have, d.drains)
+	return r
+}
+
+// A change is what a step may have changed, and the units before it.
+type change struct {
+	*touched
+	before map[kernel.ServerKey]*unit // of the State that was wanted before; may be nil
+	old    *State
+}
+
+func newChange(old *State) *change {
+	c := &change{touched: newTouched(), old: old}
+	if old != nil {
+		c.before = make(map[kernel.ServerKey]*unit)
+		c.touched.before = func(k kernel.ServerKey) {
+			if _, ok := c.before[k]; !ok {
+				c.before[k] = old.units[k]
+			}
+		}
+	}
+	return c
+}
+
+// everything touches all there is.
+func (c *change) everything(h *have, st *State) {
+	for k := range h.units {
+		c.key(k)
+	}
+	for k := range st.units {
+		c.key(k)
+	}
+	for a := range h.uses {
+		c.addr(a)
+	}
+	for a := range st.uses {
+		c.addr(a)
+	}
+}
+
+// maxTries is how often settle tries again to do what the kernel refused, after a
+// look at what it has.
+const maxTries = 2
+
+// checkAtOnce is how many servers settle looks at for destinations that are idle
+// already. Where more begin to drain, they wait for the next poll.
+const checkAtOnce = 64
+
+// settle makes the kernel have what is wanted, as far as t says it may differ.
+func (d *Dataplane) settle(ctx context.Context, t *change) (service.Report, error) {
+	var total service.Report
+	var refused []*kernel.OpError
+	for range maxTries {
+		if err := d.doubts(ctx, t); err != nil {
+			return total, err
+		}
+		began := d.decide(t)
+		var err error
+		if refused, err = d.send(ctx, t, &total); err != nil {
+			return total, err
+		}
+		if len(began) > 0 && len(began) <= checkAtOnce {
+			if err := d.poll(ctx, began, &total); err != nil {
+				return total, err
+			}
+		}
+		if len(refused) == 0 {
+			return total, nil
+		}
+		if err := d.growSets(ctx, refused); err != nil {
+			return total, err
+		}
+		t = newChange(d.want)
+	}
+	return total, refusal(refused)
+}
+
+// refusal sums up what the kernel refused.
+func refusal(refused []*kernel.OpError) error {
+	const shown = 3
+	var errs []error
+	for _, e := range refused[:min(len(refused), shown)] {
+		errs = append(errs, e)
+	}
+	if more := len(refused) - shown; more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more", more))
+	}
+	return fmt.Errorf("ipvs: the kernel refused: %w", errors.Join(errs...))
+}
+
+// doubts looks at what is in doubt, and adds it to t.
+func (d *Dataplane) doubts(ctx context.Context, t *change) error {
+	for key := range d.dirty.keys {
+		s, err := d.kernel.Server(ctx, key)
+		if err != nil {
+			d.forget()
+			return fmt.Errorf("ipvs: read %s: %w", key, err)
+		}
+		d.have.doubt(key, s, d.target(key))
+		t.key(key)
+	}
+	for a := range d.dirty.addrs {
+		d.have.uses[a] = ^d.want.usesOf(a) & (1<<numUses - 1)
+		t.addr(a)
+	}
+	d.dirty = newTouched()
+	return nil
+}
+
+// decide has the drainer decide about every key of t, and returns those where
+// something began to drain.
+func (d *Dataplane) decide(t *change) []kernel.ServerKey {
+	now := d.now()
+	var began []kernel.ServerKey
+	for key := range t.keys {
+		a := key.Addr.Addr()
+		u := d.want.units[key]
+		if d.drains.update(now, key, d.have.units[key], u, t.before[key], d.have.uses[a]) {
+			began = append(began, key)
+		}
+		d.hold(key, u == nil, t)
+	}
+	return began
+}
+
+// hold keeps, or lets go, the address of a server that nobody wants while it
+// drains.
+func (d *Dataplane) hold(key kernel.ServerKey, orphan bool, t *change) {
+	s := d.drains.servers[key]
+	if s == nil {
+		return
+	}
+	want := orphan && len(s.dests) > 0
+	switch {
+	case want && !s.held:
+		d.want.use(key.Addr.Addr(), s.use, 1, t.touched)
+	case !want && s.held:
+		d.want.use(key.Addr.Addr(), s.use, -1, t.touched)
+	}
+	s.held = want
+	if len(s.dests) == 0 {
+		delete(d.drains.servers, key)
+	}
+}
+
+// target is what the kernel should have for key.
+func (d *Dataplane) target(key kernel.ServerKey) target {
+	var t target
+	u := d.want.units[key]
+	if u != nil {
+		t = target{serves: u.serves, server: u.server, pool: u.pool, in: u.in, sources: u.sources, alias: u.alias}
+	}
+	s := d.drains.servers[key]
+	if s == nil || len(s.dests) == 0 {
+		return t
+	}
+	t.leaving = s.dests
+	if !t.serves {
+		t.serves, t.server = true, s.server
+		t.in |= inOwn
+		if s.published {
+			t.in |= inVIP
+		}
+	}
+	if u == nil {
+		t.in |= inRefuse
+	}
+	return t
+}
+
+// send sends what differs, and returns what the kernel refused.
+func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) ([]*kernel.OpError, error) {
+	b := &batch{node: d.last.Node.Name}
+	// Sorted, so that equal changes give equal messages.
+	for _, key := range slices.SortedFunc(maps.Keys(t.keys), kernel.ServerKey.Compare) {
+		d.have.set(key, b.unit(key, d.have.units[key], d.target(key)))
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(t.addrs), netip.Addr.Compare) {
+		want := d.want.usesOf(a)
+		b.uses(a, d.cfg.VIPMode, d.have.uses[a], want)
+		d.have.setUses(a, want)
+	}
+	for _, f := range d.cfg.families() {
+		b.healthPorts(f, d.have.health[f], d.want.health[f])
+		d.have.health[f] = d.want.health[f]
+	}
+	ops := b.ops()
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	refused, err := d.kernel.Apply(ctx, ops)
+	d.metrics.applied(len(ops), len(refused), err)
+	if err != nil {
+		d.forget()
+		return nil, fmt.Errorf("ipvs: write %d changes: %w", len(ops), err)
+	}
+	for _, e := range refused {
+		d.doubt(e.Op)
+	}
+	total.Added += b.added
+	total.Changed += b.changed
+	total.Removed += b.removed
+	return refused, nil
+}
+
+// doubt notes that nothing is known of what op was about.
+func (d *Dataplane) doubt(op kernel.Op) {
+	elem := func(t kernel.SetType, e kernel.Element) {
+		switch t {
+		case kernel.HashIPPort, kernel.HashIPPortNet:
+			d.dirty.key(kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol})
+		case kernel.HashIP:
+			d.dirty.addr(e.Addr)
+		default: // a health-check node port: rare enough to read everything
+			d.forget()
+		}
+	}
+	switch op := op.(type) {
+	case kernel.NewServer:
+		d.dirty.key(op.Key)
+	case kernel.SetServer:
+		d.dirty.key(op.Key)
+	case kernel.DelServer:
+		d.dirty.key(op.Key)
+	case kernel.NewDest:
+		d.dirty.key(op.Key)
+	case kernel.SetDest:
+		d.dirty.key(op.Key)
+	case kernel.DelDest:
+		d.dirty.key(op.Key)
+	case kernel.AddElem:
+		elem(op.Type, op.Elem)
+	case kernel.DelElem:
+		elem(op.Type, op.Elem)
+	case kernel.AddAddr:
+		d.dirty.addr(op.Addr)
+	case kernel.DelAddr:
+		d.dirty.addr(op.Addr)
+	case kernel.AddRoute:
+		d.dirty.addr(op.To.Addr())
+	case kernel.DelRoute:
+		d.dirty.addr(op.To.Addr())
+	}
+}
+
+// forget gives up what is remembered of the kernel.
+func (d *Dataplane) forget() {
+	d.have = nil
+	d.dirty = newTouched()
+}
+
+// poll counts the connections of servers where something drains, and removes what
+// is idle or late.
+func (d *Dataplane) poll(ctx context.Context, keys []kernel.ServerKey, total *service.Report) error {
+	seen, err := d.observe(ctx, keys)
+	if err != nil {
+		d.forget()
+		return fmt.Errorf("ipvs: count connections: %w", err)
+	}
+	t := newChange(nil)
+	now := d.now()
+	for _, key := range keys {
+		if d.drains.observe(now, key, seen[key]) {
+			t.key(key)
+			d.hold(key, d.want.units[key] == nil, t)
+		}
+	}
+	_, err = d.send(ctx, t, total)
+	return err
+}
+
+func (d *Dataplane) observe(ctx context.Context, keys []kernel.ServerKey) (map[kernel.ServerKey]*kernel.ServerState, error) {
+	if len(keys) > checkAtOnce {
+		return d.kernel.Servers(ctx)
+	}
+	out := make(map[kernel.ServerKey]*kernel.ServerState, len(keys))
+	for _, key := range keys {
+		s, err := d.kernel.Server(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		out[key] = s
+	}
+	return out, nil
+}
+
+// Audit implements [service.Dataplane]. It counts the connections of what drains;
+// and when a full audit is due, or somebody raised a suspicion, it reads all there
+// is of ours and repairs what differs. A full audit is due every
+// Config.AuditEvery, but takes no more than a thirtieth of the time.
+func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
+	if d.last == nil {
+		return service.Report{}, nil
+	}
+	if d.have == nil {
+		return d.resync(ctx, d.last)
+	}
+	now := d.now()
+	due := d.lastAudit.Add(max(auditEarly*d.cfg.AuditEvery/10, auditShare*d.auditTook))
+	if d.suspect.Swap(false) || !now.Before(due) {
+		return d.verify(ctx)
+	}
+	var r service.Report
+	err := d.poll(ctx, slices.Collect(maps.Keys(d.drains.servers)), &r)
+	return d.finish(r), err
+}
+
+// Full audits: how early one may be, in tenths of the period, since the caller
+// comes at random times; and how many times longer than an audit is the pause
+// after it at least.
+const (
+	auditEarly = 7
+	auditShare = 30
+)
+
+// verify compares the kernel with what should be there, and repairs it.
+func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
+	begin := d.now()
+	repaired := false
+	if d.cfg.Assert != nil {
+		changed, err := d.cfg.Assert()
+		if err != nil {
+			return service.Report{}, err
+		}
+		repaired = changed
+	}
+	changed, err := d.checkFoundation(ctx)
+	if err != nil {
+		d.forget()
+		return service.Report{}, err
+	}
+	if err := d.read(ctx); err != nil {
+		return service.Report{}, err
+	}
+	t := newChange(nil)
+	t.everything(d.have, d.want)
+	r, err := d.settle(ctx, t)
+	if err != nil {
+		return r, err
+	}
+	drained := service.Report{}
+	if err := d.poll(ctx, slices.Collect(maps.Keys(d.drains.servers)), &drained); err != nil {
+		return r, err
+	}
+	r.Repaired = repaired || changed || r.Added+r.Changed+r.Removed > 0
+	r.Resynced = true
+	d.lastAudit = d.now()
+	d.auditTook = d.lastAudit.Sub(begin)
+	return d.finish(r), nil
+}

@@ -1,0 +1,189 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A have is what the kernel has of ours, and of what we want, as it was last read
+// or written.
+type have struct {
+	units  map[kernel.ServerKey]*actual
+	uses   map[netip.Addr]use
+	health [service.NumFamilies][]uint16
+
+	servers, dests int // how many there are, for metrics
+}
+
+func newHave() *have {
+	return &have{units: make(map[kernel.ServerKey]*actual), uses: make(map[netip.Addr]use)}
+}
+
+func (h *have) set(key kernel.ServerKey, a *actual) {
+	h.count(h.units[key], -1)
+	h.count(a, 1)
+	if a == nil {
+		delete(h.units, key)
+	} else {
+		h.units[key] = a
+	}
+}
+
+func (h *have) count(a *actual, sign int) {
+	if a != nil && a.serves {
+		h.servers += sign
+		h.dests += sign * len(a.dests)
+	}
+}
+
+func (h *have) setUses(a netip.Addr, u use) {
+	if u == 0 {
+		delete(h.uses, a)
+	} else {
+		h.uses[a] = u
+	}
+}
+
+// unit returns what is known for key, to be changed.
+func (h *have) unit(key kernel.ServerKey) *actual {
+	a := h.units[key]
+	if a == nil {
+		a = &actual{}
+		h.units[key] = a
+	}
+	return a
+}
+
+// use notes that a has uses.
+func (h *have) use(a netip.Addr, u use) { h.uses[a] |= u }
+
+// doubt takes the virtual server at key as it was just read. Of the sets nothing
+// is known, so the opposite of what is wanted is assumed: all of it is written
+// again, which does no harm.
+func (h *have) doubt(key kernel.ServerKey, s *kernel.ServerState, t target) {
+	a := h.unit(key)
+	h.count(a, -1)
+	defer h.count(a, 1)
+	a.in = ^t.in & (1<<numMembers - 1)
+	for _, p := range t.sources {
+		a.sources = slices.DeleteFunc(slices.Clone(a.sources), func(q netip.Prefix) bool { return p == q })
+	}
+	a.take(s)
+}
+
+// take sets the virtual server of a to what was read; nil is none.
+func (a *actual) take(s *kernel.ServerState) {
+	a.serves, a.server, a.dests = s != nil, kernel.Server{}, nil
+	if s == nil {
+		return
+	}
+	a.server = s.Server
+	a.dests = make([]dest, 0, len(s.Dests))
+	for _, d := range s.Dests {
+		w := d.Weight
+		if d.Other {
+			w = ^uint32(0) // written again, which makes it a masquerading one
+		}
+		a.dests = append(a.dests, dest{d.Addr, w})
+	}
+}
+
+// read reads what the kernel has of ours, and of what is wanted. What belongs to
+// others is left out, so that it is never changed.
+func (d *Dataplane) read(ctx context.Context) error {
+	d.forget()
+	h := newHave()
+	for _, f := range d.cfg.families() {
+		if err := d.readSets(ctx, f, h); err != nil {
+			return fmt.Errorf("ipvs: read sets: %w", err)
+		}
+	}
+	servers, err := d.kernel.Servers(ctx)
+	if err != nil {
+		return fmt.Errorf("ipvs: read virtual servers: %w", err)
+	}
+	for key, s := range servers {
+		own := h.units[key] != nil && h.units[key].in&inOwn != 0
+		wanted := d.want.units[key] != nil && d.want.units[key].serves
+		if (own || wanted) && !d.cfg.excludes(key.Addr.Addr()) && d.cfg.serves(service.FamilyOf(key.Addr.Addr())) {
+			a := h.unit(key)
+			a.take(s)
+			h.count(a, 1)
+		}
+	}
+	if err := d.readAddresses(ctx, h); err != nil {
+		return fmt.Errorf("ipvs: read addresses and routes: %w", err)
+	}
+	d.have = h
+	return nil
+}
+
+func (d *Dataplane) readSets(ctx context.Context, f service.Family, h *have) error {
+	each := func(name string, do func(kernel.Element)) error {
+		elems, err := d.kernel.Elements(ctx, setName(f, name))
+		if err != nil && !errors.Is(err, syscall.ENOENT) {
+			return err
+		}
+		for _, e := range elems {
+			do(e)
+		}
+		return nil
+	}
+	key := func(e kernel.Element) kernel.ServerKey {
+		return kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol}
+	}
+	var errs []error
+	for i, name := range memberNames() {
+		errs = append(errs, each(name, func(e kernel.Element) { h.unit(key(e)).in |= 1 << i }))
+	}
+	for i, name := range useNames() {
+		errs = append(errs, each(name, func(e kernel.Element) { h.use(e.Addr, 1<<i) }))
+	}
+	errs = append(errs,
+		each(allowedSet, func(e kernel.Element) {
+			a := h.unit(key(e))
+			a.sources = append(a.sources, e.Net.Masked())
+		}),
+		each(healthSet, func(e kernel.Element) { h.health[f] = append(h.health[f], e.Port) }),
+	)
+	for _, a := range h.units {
+		slices.SortFunc(a.sources, netip.Prefix.Compare)
+	}
+	slices.Sort(h.health[f])
+	return errors.Join(errs...)
+}
+
+// readAddresses reads the device and our table. Addresses of the device that no
+// set of ours knows were put there by others.
+func (d *Dataplane) readAddresses(ctx context.Context, h *have) error {
+	dev, err := d.kernel.Device(ctx, deviceName)
+	if err != nil {
+		return err
+	}
+	for a, state := range dev.Addrs {
+		f := service.FamilyOf(a)
+		wanted := d.want.usesOf(a)&useDevice != 0
+		ours := wanted || h.uses[a]&useAddr != 0 || aliasPrefix(f).Contains(a)
+		right := state.Local == (d.cfg.VIPMode == Device)
+		if ours && d.cfg.serves(f) && (right || !wanted) {
+			h.use(a, useDevice)
+		}
+	}
+	routes, err := d.kernel.Routes(ctx, routeTable)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if f := service.FamilyOf(r.Addr()); d.cfg.serves(f) && r != aliasPrefix(f) && r.Bits() == f.Bits() {
+			h.use(r.Addr(), useRoute)
+		}
+	}
+	return nil
+}
