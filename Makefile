@@ -37,9 +37,12 @@ golden: ## rewrite the golden plans; read the difference before you commit it
 bench: build ## against kube-proxy of the same Kubernetes version, in one run (root; 20 minutes)
 	$(GO) run ./e2e/bench -fairlead $(BIN) $(BENCHFLAGS)
 
+bench-ipvs: build ## the same in the mode ipvs, on a kernel that has it (root; an hour)
+	$(GO) run ./e2e/bench -fairlead $(BIN) -mode ipvs $(BENCHFLAGS)
+
 fuzz: ## a minute of each fuzz target
 	@for p in $$(grep -rl 'func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo check unit e2e test golden bench fuzz
+.PHONY: help deps build demo check unit e2e test golden bench bench-ipvs fuzz

@@ -26,7 +26,8 @@ const (
 	phaseWithdraw                // elements that are not wanted any more
 	phaseDrain                   // destinations that take no more connections
 	phaseDelete                  // virtual servers
-	phaseRelease                 // addresses, routes, ownership
+	phaseRelease                 // addresses, routes, ownership of servers
+	phaseDisown                  // ownership of addresses
 	numPhases
 )
 
@@ -67,7 +68,8 @@ type batch struct {
 	added, changed, removed int
 }
 
-func (b *batch) ops() []kernel.Op { return slices.Concat(b.phases[:]...) }
+// before returns the ops of all phases before p.
+func (b *batch) before(p phase) []kernel.Op { return slices.Concat(b.phases[:p]...) }
 
 func (b *batch) add(p phase, op kernel.Op) {
 	b.phases[p] = append(b.phases[p], op)
@@ -253,8 +255,7 @@ func (b *batch) uses(a netip.Addr, mode VIPMode, have, want use) {
 		case want&^have&bit != 0:
 			b.add(phaseAddresses, kernel.AddElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		case have&^want&bit != 0:
-			// After the address itself: the set says whose it is.
-			defer b.remove(phaseRelease, kernel.DelElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
+			b.remove(phaseDisown, kernel.DelElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		}
 	}
 	switch {

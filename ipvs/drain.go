@@ -41,6 +41,7 @@ type leaving struct {
 	since    time.Time
 	departed bool      // its pod was being deleted when last heard of
 	deadline time.Time // when it is deleted, idle or not; zero for never
+	counted  bool      // its connections have been counted since it began
 }
 
 func newDrainer(timeout time.Duration) *drainer {
@@ -49,7 +50,7 @@ func newDrainer(timeout time.Duration) *drainer {
 
 // update decides about the destinations the kernel has at key, of which u wants
 // some. Before is the unit that wanted them; either may be nil. It reports whether
-// some began to drain.
+// some began to drain, and nobody has counted their connections yet.
 func (d *drainer) update(now time.Time, key kernel.ServerKey, have *actual, u, before *unit, uses use) bool {
 	if have == nil || !have.serves {
 		delete(d.servers, key)
@@ -68,8 +69,8 @@ func (d *drainer) update(now time.Time, key kernel.ServerKey, have *actual, u, b
 		}
 		if l == nil {
 			l = d.begin(now, key, dst.addr, have, uses)
-			began = true
 		}
+		began = began || !l.counted
 		l.departed = l.departed || u.departing(dst.addr) || before.departing(dst.addr)
 		if l.departed && u.gone(dst.addr) {
 			l.by(now.Add(deadGrace))
@@ -126,6 +127,7 @@ func (d *drainer) observe(now time.Time, key kernel.ServerKey, seen *kernel.Serv
 	}
 	before := len(s.dests)
 	for a, l := range s.dests {
+		l.counted = true
 		conns, there := connsOf(seen, a)
 		idle := conns.Idle() && key.Protocol != service.UDP
 		late := !l.deadline.IsZero() && !now.Before(l.deadline)

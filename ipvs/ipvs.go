@@ -95,7 +95,11 @@ func (d *Dataplane) follow(ctx context.Context, snap *service.Snapshot) (*change
 	d.last = snap
 	d.restoreHeld()
 	t.everything(d.have, d.want)
-	return t, d.restoreRules(ctx)
+	if err := d.restoreRules(ctx); err != nil {
+		d.forget() // the addresses that may have changed are not remembered
+		return nil, err
+	}
+	return t, nil
 }
 
 // restoreHeld tells a new State of the addresses that are kept for what drains.
@@ -194,9 +198,11 @@ func (d *Dataplane) settle(ctx context.Context, t *change) (service.Report, erro
 			return total, err
 		}
 		if len(began) > 0 && len(began) <= checkAtOnce {
-			if err := d.poll(ctx, began, &total); err != nil {
+			more, err := d.poll(ctx, began, &total)
+			if err != nil {
 				return total, err
 			}
+			refused = append(refused, more...)
 		}
 		if len(refused) == 0 {
 			return total, nil
@@ -303,7 +309,7 @@ func (d *Dataplane) target(key kernel.ServerKey) target {
 }
 
 // send sends what differs, and returns what the kernel refused.
-func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) ([]*kernel.OpError, error) {
+func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) (refused []*kernel.OpError, err error) {
 	b := &batch{node: d.last.Node.Name}
 	// Sorted, so that equal changes give equal messages.
 	for _, key := range slices.SortedFunc(maps.Keys(t.keys), kernel.ServerKey.Compare) {
@@ -318,7 +324,26 @@ func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) 
 		b.healthPorts(f, d.have.health[f], d.want.health[f])
 		d.have.health[f] = d.want.health[f]
 	}
-	ops := b.ops()
+	total.Added += b.added
+	total.Changed += b.changed
+	total.Removed += b.removed
+	// Ownership ends when what we own is gone, not when we have said so.
+	for _, ops := range [][]kernel.Op{b.before(phaseRelease), b.phases[phaseRelease], b.phases[phaseDisown]} {
+		if len(refused) > 0 {
+			for _, op := range ops {
+				d.doubt(op)
+			}
+			continue
+		}
+		if refused, err = d.apply(ctx, ops); err != nil {
+			return nil, err
+		}
+	}
+	return refused, nil
+}
+
+// apply sends ops, and notes what is in doubt after it.
+func (d *Dataplane) apply(ctx context.Context, ops []kernel.Op) ([]*kernel.OpError, error) {
 	if len(ops) == 0 {
 		return nil, nil
 	}
@@ -331,10 +356,23 @@ func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) 
 	for _, e := range refused {
 		d.doubt(e.Op)
 	}
-	total.Added += b.added
-	total.Changed += b.changed
-	total.Removed += b.removed
+	if slices.ContainsFunc(refused, func(e *kernel.OpError) bool { return aboutHealth(e.Op) }) {
+		d.forget() // rare enough to read everything
+		return nil, refusal(refused)
+	}
 	return refused, nil
+}
+
+// aboutHealth reports whether op is about a health-check node port, which is no
+// address's.
+func aboutHealth(op kernel.Op) bool {
+	switch op := op.(type) {
+	case kernel.AddElem:
+		return op.Type == kernel.BitmapPort
+	case kernel.DelElem:
+		return op.Type == kernel.BitmapPort
+	}
+	return false
 }
 
 // doubt notes that nothing is known of what op was about.
@@ -345,8 +383,6 @@ func (d *Dataplane) doubt(op kernel.Op) {
 			d.dirty.key(kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol})
 		case kernel.HashIP:
 			d.dirty.addr(e.Addr)
-		default: // a health-check node port: rare enough to read everything
-			d.forget()
 		}
 	}
 	switch op := op.(type) {
@@ -385,11 +421,11 @@ func (d *Dataplane) forget() {
 
 // poll counts the connections of servers where something drains, and removes what
 // is idle or late.
-func (d *Dataplane) poll(ctx context.Context, keys []kernel.ServerKey, total *service.Report) error {
+func (d *Dataplane) poll(ctx context.Context, keys []kernel.ServerKey, total *service.Report) ([]*kernel.OpError, error) {
 	seen, err := d.observe(ctx, keys)
 	if err != nil {
 		d.forget()
-		return fmt.Errorf("ipvs: count connections: %w", err)
+		return nil, fmt.Errorf("ipvs: count connections: %w", err)
 	}
 	t := newChange(nil)
 	now := d.now()
@@ -399,8 +435,7 @@ func (d *Dataplane) poll(ctx context.Context, keys []kernel.ServerKey, total *se
 			d.hold(key, d.want.units[key] == nil, t)
 		}
 	}
-	_, err = d.send(ctx, t, total)
-	return err
+	return d.send(ctx, t, total)
 }
 
 func (d *Dataplane) observe(ctx context.Context, keys []kernel.ServerKey) (map[kernel.ServerKey]*kernel.ServerState, error) {
@@ -435,8 +470,17 @@ func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 		return d.verify(ctx)
 	}
 	var r service.Report
-	err := d.poll(ctx, slices.Collect(maps.Keys(d.drains.servers)), &r)
+	err := d.drain(ctx, &r)
 	return d.finish(r), err
+}
+
+// drain polls everything that drains.
+func (d *Dataplane) drain(ctx context.Context, total *service.Report) error {
+	refused, err := d.poll(ctx, slices.Collect(maps.Keys(d.drains.servers)), total)
+	if err == nil && len(refused) > 0 {
+		err = refusal(refused)
+	}
+	return err
 }
 
 // Full audits: how early one may be, in tenths of the period, since the caller
@@ -472,8 +516,8 @@ func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
 	if err != nil {
 		return r, err
 	}
-	drained := service.Report{}
-	if err := d.poll(ctx, slices.Collect(maps.Keys(d.drains.servers)), &drained); err != nil {
+	var drained service.Report
+	if err := d.drain(ctx, &drained); err != nil {
 		return r, err
 	}
 	r.Repaired = repaired || changed || r.Added+r.Changed+r.Removed > 0

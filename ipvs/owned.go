@@ -30,3 +30,15 @@ func Owned(ctx context.Context, k kernel.Kernel) (map[kernel.ServerKey]bool, err
 	}
 	return out, nil
 }
+
+// A Watcher tells of changes of a device and a routing table: [kernel.Linux].
+type Watcher interface {
+	Watch(ctx context.Context, device string, table uint32, changed func()) error
+}
+
+// Watch calls changed when w tells of a change of our device, our routing table or
+// the rules that lead there, also when it is we who change them, until ctx is done.
+// See [kernel.Linux.Watch].
+func Watch(ctx context.Context, w Watcher, changed func()) error {
+	return w.Watch(ctx, deviceName, routeTable, changed)
+}

@@ -75,7 +75,7 @@ func (c command) printIPVSPlan(snap *service.Snapshot, cfg ipvs.Config) error {
 	for _, d := range deviations {
 		fmt.Fprintf(c.err, "%s: %s\n", d.Port, d.Reason)
 	}
-	text := appendPlan(plan)
+	text := string(plan.AppendText(nil))
 	header := fmt.Sprintf("# ipvs plan for %s: %d ports, %d lines\n",
 		nodeText(&snap.Node), countPorts(snap, cfg.Families), strings.Count(text, "\n"))
 	if _, err := io.WriteString(c.out, header+text); err != nil {
@@ -115,5 +115,3 @@ func printPlan(out io.Writer, snap *service.Snapshot, cfg iptables.Config, f ser
 	}
 	return nil
 }
-
-func appendPlan(any) string { return "" }

@@ -49,12 +49,12 @@ type findFunc func(context.Context, engineConfig) (engine, error)
 
 // engines are the dataplanes by the name --proxy-mode has for them.
 func engines() map[string]findFunc {
-	return map[string]findFunc{modeIptables: findIptables}
+	return map[string]findFunc{modeIptables: findIptables, modeIPVS: findIPVS}
 }
 
 // futureModes are words that --proxy-mode has, or had, in kube-proxy and that no
 // engine stands behind.
-func futureModes() []string { return []string{"ipvs", "nftables", "userspace"} }
+func futureModes() []string { return []string{"nftables", "userspace"} }
 
 // parseMode returns the key of engines that s means. Empty means iptables, as it
 // does to kube-proxy 1.36.
@@ -98,9 +98,12 @@ func findIptables(ctx context.Context, c engineConfig) (engine, error) {
 	return &iptablesEngine{cfg: c, tools: tools, support: support, run: run, metrics: m}, nil
 }
 
-func (e *iptablesEngine) unusable() [service.NumFamilies]error {
+func (e *iptablesEngine) unusable() [service.NumFamilies]error { return missingFamilies(e.tools) }
+
+// missingFamilies says for each family why tools cannot serve it, nil if they can.
+func missingFamilies(tools iptables.Tools) [service.NumFamilies]error {
 	var out [service.NumFamilies]error
-	for f, err := range e.tools.Missing {
+	for f, err := range tools.Missing {
 		out[f] = err
 	}
 	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) && out[service.IPv6] == nil {

@@ -30,13 +30,36 @@
 //   - connect() to a Service and to what is no Service, with the proxies stopped
 //     and their rules left behind, in blocks that take turns among the proxies.
 //
+// With -mode ipvs both proxies are in that mode, and these are measured as well
+// or instead:
+//
+//   - cold start ends when Services answer to pods and to the node itself, which
+//     they only do once their addresses are masqueraded, and IPVS has all virtual
+//     servers and destinations;
+//   - isolated changes are made when the proxy has come to rest after the one
+//     before, and all it does until then counts as CPU of the change;
+//   - restart: the proxy is killed, an endpoint changes, and the clock runs from
+//     exec to the first connection to the new endpoint;
+//   - restart without a change: everything that is asked of the kernel by netlink
+//     is watched with a device of the type nlmon, and every iptables program is
+//     one that notes how it was called. What is counted are the requests to
+//     change something, from exec on, through a time in which both proxies look
+//     after their rules by themselves. What the kernel holds is compared, too.
+//
+// A kernel without IPVS is no obstacle: the bench runs itself in a guest of
+// package lab, all proxies in one boot. User-mode Linux is the default; it has
+// one CPU, and makes system calls and the starting of programs dear, of which
+// kube-proxy has many. Try -kernel qemu for one that does not.
+//
 // What the figures do not say: there is one client, one node and no load, Services
-// are TCP ClusterIPs with five endpoints, and the API server has no etcd behind
-// it. Compare the columns, not the figures with those of another machine.
+// are TCP ClusterIPs with as many endpoints each, and the API server has no etcd
+// behind it. Compare the columns, not the figures with those of another machine.
 //
 // The files: objects.go makes the API objects, store.go keeps and changes them,
 // replay.go serves them; network.go is the picture above; proxy.go starts a
 // proxy, meter.go, cgroup.go and procfs.go watch what it costs; probe.go and
 // connect.go are the clients; measure.go is the order of events in a trial;
-// result.go and report.go are what comes out.
+// result.go and report.go are what comes out. For IPVS there are coldipvs.go,
+// restart.go, contents.go, tap.go and spy.go, which look at the kernel, and
+// reportipvs.go; guest.go runs all of it on another kernel.
 package main

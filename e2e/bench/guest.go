@@ -19,17 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What -kernel takes.
+// What -kernel takes, besides the names of lab.
 const (
 	kernelAuto = "auto"
 	kernelHost = "host"
-	kernelUML  = "uml"
-	kernelQEMU = "qemu"
 )
 
+// kernelIPVS is the kernel to take where the host has no IPVS.
+const kernelIPVS = "uml"
+
+func kernelNames() []string { return append([]string{kernelAuto, kernelHost}, lab.Names()...) }
+
 func (o options) validateKernel() error {
-	if !slices.Contains([]string{kernelAuto, kernelHost, kernelUML, kernelQEMU}, o.kernel) {
-		return fmt.Errorf("-kernel: %q is neither auto, host, uml nor qemu", o.kernel)
+	if !slices.Contains(kernelNames(), o.kernel) {
+		return fmt.Errorf("-kernel: %q is none of %s", o.kernel, strings.Join(kernelNames(), ", "))
 	}
 	return nil
 }
@@ -43,17 +46,15 @@ const guestEnv = "FAIRLEAD_BENCH_GUEST"
 // elsewhere finds the kernel to run on, or nil if that is the running one.
 func (o options) elsewhere(ctx context.Context) (*lab.Kernel, error) {
 	switch o.kernel {
-	case kernelUML:
-		return lab.UML(ctx)
-	case kernelQEMU:
-		return lab.QEMU(ctx, lab.Stock)
 	case kernelHost:
 		return nil, nil
+	case kernelAuto:
+		if o.mode != modeIPVS || haveIPVS() == nil {
+			return nil, nil
+		}
+		return lab.Find(ctx, kernelIPVS)
 	}
-	if o.mode != modeIPVS || haveIPVS() == nil {
-		return nil, nil
-	}
-	return lab.UML(ctx)
+	return lab.Find(ctx, o.kernel)
 }
 
 // remark says how the figures of a kernel are to be read.

@@ -85,7 +85,7 @@ func (o *options) define(flags *flag.FlagSet) {
 	flags.IntVar(&o.nftMax, "nft-max", 2000, "number of Services above which the nft variant is skipped")
 	flags.DurationVar(&o.coldTimeout, "cold-timeout", 5*time.Minute, "time given to a proxy to start")
 	flags.DurationVar(&o.flipTimeout, "flip-timeout", time.Minute, "time given to a proxy for one change")
-	flags.StringVar(&o.kernel, "kernel", kernelAuto, "kernel to run on: host, uml or qemu; auto is the host, or uml if the host has no IPVS and needs it")
+	flags.StringVar(&o.kernel, "kernel", kernelAuto, "kernel to run on: "+strings.Join(kernelNames(), ", ")+"; auto is the host, or "+kernelIPVS+" for -mode ipvs if the host has no IPVS")
 	flags.IntVar(&o.memory, "memory", 6144, "memory of a kernel that is not the host, in MiB")
 	flags.StringVar(&o.fairlead, "fairlead", "", "path of fairlead; empty builds it")
 	flags.StringVar(&o.kubeProxy, "kube-proxy", "", "path of kube-proxy; empty builds it")

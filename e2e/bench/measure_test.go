@@ -193,7 +193,7 @@ func TestFigure(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	b := &bench{
-		options:  options{rate: 20, rounds: 2},
+		options:  options{mode: modeIptables, endpoints: 5, rate: 20, rounds: 2},
 		subjects: []subject{{name: kubeProxyName}, {name: fairleadName}},
 		remarks:  []string{"something was left out"},
 	}

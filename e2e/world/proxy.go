@@ -22,9 +22,9 @@ type Program struct {
 	Path string
 	Args []string // the same for every case
 	Env  []string // added to the environment
-	// Busy is a metric, at metricsAt, that is above zero as long as the program is
-	// not done with what was removed. Empty if it is done at once.
-	Busy string
+	// Drains says that the program uses IPVS, where what was removed stays as long
+	// as it has connections.
+	Drains bool
 }
 
 // metricsAt is where programs that have something to say about themselves do so,
@@ -57,7 +57,7 @@ func FairleadMode(path string, mode Mode, variant string, extra ...string) Progr
 		if mode == IPVSDevice {
 			vip = "device"
 		}
-		p.Busy = "fairlead_ipvs_draining_destinations"
+		p.Drains = true
 		p.Args = append(p.Args, "--proxy-mode=ipvs", "--ipvs-vip-mode="+vip,
 			"--ipvs-min-sync-period=0s", "--ipvs-sync-period=30s",
 			// Connections of one case must not delay what the next expects.

@@ -15,8 +15,8 @@ const ProbeMark = 0x464c5052
 
 // From linux/ip_vs.h.
 const (
-	ipvsSetConfig = 13
-	ipvsGetConfig = 14
+	ipvsSetConfig = 12
+	ipvsGetConfig = 13
 
 	svcMark = 5
 

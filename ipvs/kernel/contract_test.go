@@ -75,7 +75,7 @@ func serverSteps() []step {
 		{DelDest{key6, e1}, nil},
 		{DelServer{udp}, nil},
 		{NewDest{udp, d1, 1}, syscall.ESRCH},
-		{DelServer{ServerKey{}}, syscall.EINVAL},
+		{NewServer{ServerKey{}, rr}, syscall.EINVAL},
 		{NewDest{key4, netip.AddrPort{}, 1}, syscall.EINVAL},
 	}
 }

@@ -71,7 +71,11 @@ type revision uint8
 
 // beginSet starts a message about the set.
 func (b *batch) beginSet(op int, command uint16, name string, meaning verdict) {
-	b.begin(op, unix.NFNL_SUBSYS_IPSET<<8|command, 0, meaning)
+	var flags uint16
+	if command == setDestroy {
+		flags = unix.NLM_F_EXCL // or one that is not there is fine, see addSet
+	}
+	b.begin(op, unix.NFNL_SUBSYS_IPSET<<8|command, flags, meaning)
 	b.buf = append(b.buf, unix.AF_INET, unix.NFNETLINK_V0, 0, 0)
 	b.u8(setAttrProtocol, setProtocol)
 	if name != "" {

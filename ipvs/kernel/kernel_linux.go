@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"syscall"
 
@@ -50,7 +51,7 @@ func (l *Linux) conns() [3]*conn { return [...]*conn{&l.ipvs, &l.ipset, &l.route
 // Apply implements Kernel. Neighbouring ops of one part of the kernel go there
 // in as few sends as there are 64 KiB in them.
 func (l *Linux) Apply(ctx context.Context, ops []Op) ([]*OpError, error) {
-	t := &transaction{ctx: ctx, l: l, ops: ops, batch: &l.out, links: map[string]link{}}
+	t := &transaction{ctx: ctx, l: l, ops: ops, batch: &l.out, links: map[string]link{}, there: map[int]bool{}}
 	t.batch.reset()
 	for i := range ops {
 		if err := t.add(i); err != nil {
@@ -75,8 +76,9 @@ type transaction struct {
 
 	family uint16          // of IPVS; 0 until it was looked up
 	links  map[string]link // that were looked up
-	unsure bool            // whether there can be doubts
-	doubts []int           // ops that add an address which was there already, see settle
+
+	unsettled []int        // ops that add IPv6 addresses, see settle
+	there     map[int]bool // those of them whose address was there
 }
 
 // add encodes one op, and sends what was there before if it goes elsewhere or
@@ -85,6 +87,10 @@ func (t *transaction) add(i int) error {
 	c := t.destination(t.ops[i])
 	if c == nil {
 		return fmt.Errorf("op %d: unknown %T", i, t.ops[i])
+	}
+	if !addressed(t.ops[i]) {
+		t.fail(i, unix.EINVAL)
+		return nil
 	}
 	if t.conn != c {
 		if err := t.finish(); err != nil {
@@ -104,6 +110,43 @@ func (t *transaction) add(i int) error {
 		return t.addSet(i)
 	default:
 		return t.addRoute(i)
+	}
+}
+
+// addressed reports whether op has the addresses it needs. The kernel would take
+// what is encoded in their place for 0.0.0.0 or ::.
+func addressed(op Op) bool {
+	proper := func(a netip.Addr) bool { return a.IsValid() && !a.Is4In6() && a.Zone() == "" }
+	element := func(typ SetType, e Element) bool {
+		return typ == BitmapPort || proper(e.Addr) && (typ != HashIPPortNet || e.Net.IsValid())
+	}
+	switch op := op.(type) {
+	case NewServer:
+		return proper(op.Key.Addr.Addr())
+	case SetServer:
+		return proper(op.Key.Addr.Addr())
+	case DelServer:
+		return proper(op.Key.Addr.Addr())
+	case NewDest:
+		return proper(op.Key.Addr.Addr()) && proper(op.Addr.Addr())
+	case SetDest:
+		return proper(op.Key.Addr.Addr()) && proper(op.Addr.Addr())
+	case DelDest:
+		return proper(op.Key.Addr.Addr()) && proper(op.Addr.Addr())
+	case AddElem:
+		return element(op.Type, op.Elem)
+	case DelElem:
+		return element(op.Type, op.Elem)
+	case AddAddr:
+		return proper(op.Addr)
+	case DelAddr:
+		return proper(op.Addr)
+	case AddRoute:
+		return op.To.IsValid()
+	case DelRoute:
+		return op.To.IsValid()
+	default:
+		return true
 	}
 }
 
@@ -129,7 +172,7 @@ func (t *transaction) flush() error {
 		m := t.batch.msgs[place]
 		switch err := m.meaning(e); {
 		case err == errThere:
-			t.doubts = append(t.doubts, m.op)
+			t.there[m.op] = true
 		case err != nil:
 			t.fail(m.op, err)
 		}
@@ -147,6 +190,11 @@ func (t *transaction) finish() error {
 		return err
 	}
 	return t.settle()
+}
+
+// refused reports whether an op failed.
+func (t *transaction) refused(i int) bool {
+	return slices.ContainsFunc(t.failed, func(e *OpError) bool { return e.Index == i })
 }
 
 // fail notes that an op failed, for the first reason given.

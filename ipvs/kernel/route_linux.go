@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -68,9 +67,6 @@ func (t *transaction) link(name string) (link, error) {
 	return l, err
 }
 
-// errThere is the verdict on an IPv6 address that was there already; see settle.
-var errThere = errors.New("the address is there")
-
 func (t *transaction) addAddr(i int, op AddAddr) error {
 	dev, err := t.link(op.Device)
 	if err != nil {
@@ -81,30 +77,23 @@ func (t *transaction) addAddr(i int, op AddAddr) error {
 		return nil
 	}
 	b := t.batch
+	if !op.Addr.Is4() {
+		t.unsettled = append(t.unsettled, i)
+		b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, there)
+		return nil
+	}
 	host := netip.PrefixFrom(op.Addr, op.Addr.BitLen())
-	meaning := unless(unix.EEXIST)
-	switch {
-	case op.Routed:
-		b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, meaning)
+	b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, unless(unix.EEXIST))
+	if op.Routed {
 		b.route(i, unix.RTM_DELROUTE, 0, host, unix.RT_TABLE_LOCAL, dev.index, unless(unix.ESRCH))
-	case op.Addr.Is4():
-		b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, meaning)
-		// Beside those of other devices, if there are any.
-		b.route(i, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, host, unix.RT_TABLE_LOCAL, dev.index, meaning)
-	default:
-		b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, func(e syscall.Errno) error {
-			if e == unix.EEXIST {
-				return errThere
-			}
-			return e
-		})
-		t.unsure = true
+	} else { // beside those of other devices, if there are any
+		b.route(i, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, host, unix.RT_TABLE_LOCAL, dev.index, unless(unix.EEXIST))
 	}
 	return nil
 }
 
 func (t *transaction) delAddr(i int, op DelAddr) error {
-	if t.unsure {
+	if len(t.unsettled) > 0 { // maybe the same address
 		if err := t.finish(); err != nil {
 			return err
 		}
@@ -119,42 +108,6 @@ func (t *transaction) delAddr(i int, op DelAddr) error {
 	}
 	t.batch.address(i, unix.RTM_DELADDR, dev.index, op.Addr, unless(unix.EADDRNOTAVAIL))
 	return nil
-}
-
-// settle sees to IPv6 addresses that should have a local route and were there
-// already, maybe without. The kernel adds no route over a device that is down,
-// except with a new address, so those that lack it are removed and added again
-// in one go.
-func (t *transaction) settle() error {
-	doubts := t.doubts
-	t.doubts, t.unsure = nil, false
-	routed := map[uint32]map[netip.Addr]bool{}
-	for _, i := range doubts {
-		op, ok := t.ops[i].(AddAddr)
-		if !ok {
-			continue
-		}
-		dev, err := t.link(op.Device)
-		if err != nil {
-			return err
-		}
-		if routed[dev.index] == nil {
-			if routed[dev.index], err = t.l.localAddrs(t.ctx, unix.AF_INET6, dev.index); err != nil {
-				return err
-			}
-		}
-		if routed[dev.index][op.Addr] {
-			continue
-		}
-		if t.conn.full(t.batch) {
-			if err := t.flush(); err != nil {
-				return err
-			}
-		}
-		t.batch.address(i, unix.RTM_DELADDR, dev.index, op.Addr, unless(unix.EADDRNOTAVAIL))
-		t.batch.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, unless(unix.EEXIST))
-	}
-	return t.flush()
 }
 
 // beginLink starts a message about a device given by name.

@@ -1,0 +1,199 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestParseContents(t *testing.T) {
+	const text = `IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  0A60000A:0050 rr
+  -> 0AF40202:1F90      Masq    1      0          3
+  -> 0AF40203:1F90      Masq    0      0          0
+TCP  [fdfa:0000:0000:0000:0000:0000:0000:000a]:0050 rr
+  -> [fd00:0010:0244:0002:0000:0000:0000:0002]:1F90      Masq    1      0          0
+TCP  F060000A:0050 rr
+  -> 0AF40202:1F90      Masq    1      0          0
+UDP  0A60000A:0035 rr
+  -> 0AF40202:1F90      Masq    1      0          0
+TCP  0A60000B:0050 rr
+  -> 0AF40204:1F90      Masq    1      0          0
+`
+	got, err := parseContents(strings.NewReader(text))
+	if want := (contents{servers: 2, dests: 2}); err != nil || got != want {
+		t.Errorf("parseContents = %v, %v, want %v", got, err, want)
+	}
+	s := spec{Services: 3, Probes: 2, Endpoints: 10}
+	if got, want := s.contents(), (contents{servers: 5, dests: 32}); got != want {
+		t.Errorf("contents of a spec = %v, want %v", got, want)
+	}
+	if (contents{5, 31}).covers(s.contents()) || !(contents{6, 32}).covers(s.contents()) {
+		t.Error("covers is wrong")
+	}
+}
+
+// netlinkRequest makes a netlink message; its length is not padded.
+func netlinkRequest(kind, flags uint16, body ...byte) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	return append(append(b, make([]byte, 8)...), body...)
+}
+
+func TestCountWrites(t *testing.T) {
+	const ipvs, ask = 35, unix.NLM_F_REQUEST
+	padded := append(netlinkRequest(ipvs, ask, 1, 1, 0, 0, 9), 0, 0, 0)
+	ipset := func(cmd uint16) uint16 { return unix.NFNL_SUBSYS_IPSET<<8 | cmd }
+	tests := []struct {
+		name     string
+		protocol uint16
+		buf      []byte
+		want     writes
+	}{
+		{"a batch to IPVS, padded", unix.NETLINK_GENERIC, append(padded, netlinkRequest(ipvs, ask, 5, 1, 0, 0)...), writes{ipvs: 2}},
+		{"reading IPVS", unix.NETLINK_GENERIC, append(netlinkRequest(ipvs, ask, 4, 1, 0, 0), netlinkRequest(ipvs, ask, 8, 1, 0, 0)...), writes{}},
+		{"timeouts of IPVS", unix.NETLINK_GENERIC, netlinkRequest(ipvs, ask, 12, 1, 0, 0), writes{}},
+		{"another family", unix.NETLINK_GENERIC, netlinkRequest(16, ask, 1, 1, 0, 0), writes{}},
+		{"an answer", unix.NETLINK_GENERIC, netlinkRequest(ipvs, unix.NLM_F_MULTI, 1, 1, 0, 0), writes{}},
+		{"sets", unix.NETLINK_NETFILTER, append(netlinkRequest(ipset(9), ask), netlinkRequest(ipset(7), ask)...), writes{ipset: 1}},
+		{"the connection tracker", unix.NETLINK_NETFILTER, netlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|2, ask), writes{}},
+		{"nftables", unix.NETLINK_NETFILTER, netlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|6, ask), writes{nft: 1}},
+		{"a route", unix.NETLINK_ROUTE, netlinkRequest(unix.RTM_NEWROUTE, ask), writes{routing: 1}},
+		{"a dump of links", unix.NETLINK_ROUTE, netlinkRequest(unix.RTM_GETLINK, ask|unix.NLM_F_DUMP), writes{}},
+		{"cut off", unix.NETLINK_ROUTE, netlinkRequest(unix.RTM_NEWROUTE, ask, 1, 2, 3)[:17], writes{}},
+	}
+	for _, tt := range tests {
+		var got writes
+		got.count(tt.protocol, ipvs, tt.buf)
+		if got != tt.want {
+			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestWritesRules(t *testing.T) {
+	for line, want := range map[string]bool{
+		"":                                 false,
+		"iptables --version":               false,
+		"iptables -w 5 -C X -t nat -j Y":   false,
+		"iptables -w 5 -N X -t nat":        true,
+		"iptables-legacy -A X -j Y":        true,
+		"iptables-save -t nat":             false,
+		"ip6tables-restore -w 5 --noflush": true,
+		"iptables-legacy-restore --test":   false,
+	} {
+		if got := writesRules(strings.Fields(line)); got != want {
+			t.Errorf("writesRules(%q) = %v, want %v", line, got, want)
+		}
+	}
+}
+
+func TestDifference(t *testing.T) {
+	before, after := lines{}, lines{}
+	before.add("t ", "# Generated on Monday\n:FL-A - [0:0]\n-A FL-A -j B\n-A FL-A -j B\n")
+	after.add("t ", ":FL-A - [0:0]\n-A FL-A -j B\n-A FL-A -j C\n")
+	want := []string{"t # Generated on Monday", "t -A FL-A -j B", "t -A FL-A -j C"}
+	if diff := cmp.Diff(want, before.difference(after)); diff != "" {
+		t.Errorf("difference (-want +got):\n%s", diff)
+	}
+	got := withoutCounters("# Generated\n:FL-A - [12:34]\n-A FL-A -j B\n")
+	if want := ":FL-A -\n-A FL-A -j B\n"; got != want {
+		t.Errorf("withoutCounters = %q, want %q", got, want)
+	}
+}
+
+func TestReportIPVS(t *testing.T) {
+	b := &bench{
+		options:  options{mode: modeIPVS, endpoints: 10, rounds: 1},
+		subjects: []subject{{name: kubeProxyName}, {name: fairleadName}},
+	}
+	k := &outcome{Proxy: kubeProxyName, Variant: legacy, Services: 10_000, Round: 1}
+	k.atLeast(coldAll, 900)
+	k.add(restartIPVS, 1234)
+	f := &outcome{Proxy: fairleadName, Variant: legacy, Services: 10_000, Round: 1}
+	f.add(coldAll, 4.5)
+	f.add(restartIPVS, 0)
+	b.outcomes = append(b.outcomes, k, f)
+	var out strings.Builder
+	if err := writeMarkdown(&out, b, environment{Iptables: map[variant]string{legacy: "v1"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"### 10,000 Services × 10 endpoints, IPVS (v1)\n",
+		"| **cold start, all of these, s** | > 900 | 4.50 | < 0.005 |\n",
+		"| restart without a change: requests to write to IPVS | 1234 | 0 | 0.00 |\n",
+		"| CPU until then, s | – | – | – |\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("report lacks %q:\n%s", want, &out)
+		}
+	}
+}
+
+func TestParseFlagsIPVS(t *testing.T) {
+	o, err := parseFlags([]string{"-mode", "ipvs", "-quick", "-flips", "7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []any{o.mode, o.services, o.endpoints, o.flips, o.churn, o.flipTimeout, o.kernel}
+	want := []any{modeIPVS, []int{100}, 10, 7, time.Duration(0), 4 * time.Minute, kernelAuto}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("options (-want +got):\n%s", diff)
+	}
+	for _, args := range [][]string{
+		{"-mode", "nftables"}, {"-kernel", "amiga"}, {"-endpoints", "0"}, {"-churn", "0s"}, {"-mode", "ipvs", "-churn", "1s"},
+	} {
+		if _, err := parseFlags(args); err == nil {
+			t.Errorf("%v: no error", args)
+		}
+	}
+}
+
+// TestGuestOutput gives the output of a guest in pieces that are no lines.
+func TestGuestOutput(t *testing.T) {
+	b := &bench{outcomes: []*outcome{{Proxy: fairleadName, Services: 3}}, remarks: []string{"r"}}
+	var text strings.Builder
+	text.WriteString("one\r\n")
+	if err := writeMarked(&text, b, environment{Kernel: "6.1"}); err != nil {
+		t.Fatal(err)
+	}
+	text.WriteString("two\n")
+	var log strings.Builder
+	g := &guestOutput{log: &log}
+	for chunk := []byte(text.String()); len(chunk) > 0; {
+		n := min(7, len(chunk))
+		if _, err := g.Write(chunk[:n]); err != nil {
+			t.Fatal(err)
+		}
+		chunk = chunk[n:]
+	}
+	if got, want := log.String(), "one\ntwo\n"; got != want {
+		t.Errorf("logged %q, want %q", got, want)
+	}
+	want := &results{Environment: environment{Kernel: "6.1"}, Remarks: b.remarks, Outcomes: b.outcomes}
+	if diff := cmp.Diff(asJSON(t, want), asJSON(t, g.results)); diff != "" {
+		t.Errorf("results (-want +got):\n%s", diff)
+	}
+	if _, err := g.Write([]byte(resultMark + "{\n")); err == nil || g.results != nil {
+		t.Errorf("broken results: error %v, results %v", err, g.results)
+	}
+}
+
+func asJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
