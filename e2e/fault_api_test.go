@@ -23,7 +23,10 @@ import (
 // rights of system:kube-proxy and no others.
 func TestFaultAPI(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, "nft")
+	faultAPI(t, newBed(t, "nft"))
+}
+
+func faultAPI(t *testing.T, b *bed) {
 	b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4))
 	api := newAPI(t, b.World).(*world.API)
 	b.src = api
@@ -106,7 +109,7 @@ func (b *bed) brokenWatch(t *testing.T, api *world.API) {
 	rule := []string{"INPUT", "-i", netns.NodesBridge, "-p", "tcp", "--dport", host.Port(), "-j", "REJECT", "--reject-with", "tcp-reset"}
 	firewall := func(verb string) {
 		t.Helper()
-		if _, err := b.Router.Output(t.Context(), "iptables-nft", append([]string{verb}, rule...)...); err != nil {
+		if _, err := b.Router.Output(t.Context(), "iptables-"+b.variant, append([]string{verb}, rule...)...); err != nil {
 			t.Fatal(err)
 		}
 	}

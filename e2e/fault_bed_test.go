@@ -37,6 +37,7 @@ func eachVariant(t *testing.T, test func(t *testing.T, b *bed), args ...string) 
 type bed struct {
 	*world.World
 	program world.Program
+	mode    world.Mode
 	variant string
 	dir     string   // of manifests
 	args    []string // more flags
@@ -47,19 +48,25 @@ type bed struct {
 	marker *world.Marker
 }
 
-// newBed builds a world, and fairlead is not started yet.
+// newBed builds a world for iptables mode, and fairlead is not started yet.
 func newBed(t *testing.T, variant string, args ...string) *bed {
+	t.Helper()
+	return newBedIn(t, world.IPTables, variant, args...)
+}
+
+// newBedIn builds a world for any mode.
+func newBedIn(t *testing.T, mode world.Mode, variant string, args ...string) *bed {
 	t.Helper()
 	binary := requireWorld(t)
 	b := &bed{
 		World:   newWorld(t, world.Config{Prefix: "flfault"}),
-		program: world.Fairlead(binary, variant),
-		variant: variant, dir: t.TempDir(), args: args,
+		program: world.FairleadMode(binary, mode, variant),
+		mode:    mode, variant: variant, dir: t.TempDir(), args: args,
 	}
 	b.src = world.NewManifests(b.dir)
 	t.Cleanup(func() {
 		if t.Failed() && b.proxy != nil {
-			t.Logf("fairlead said:\n%s", b.proxy.Tail(40))
+			t.Logf("state of n1: %s\nfairlead said:\n%s", dump(t, b.World, b.mode, b.variant), b.proxy.Tail(40))
 		}
 	})
 	return b
@@ -68,7 +75,7 @@ func newBed(t *testing.T, variant string, args ...string) *bed {
 // other is fairlead in another variant.
 func (b *bed) other(t *testing.T, variant string) world.Program {
 	t.Helper()
-	return world.Fairlead(b.program.Path, variant)
+	return world.FairleadMode(b.program.Path, b.mode, variant)
 }
 
 // start runs fairlead, with the objects that are there.
@@ -84,7 +91,9 @@ func (b *bed) startWith(t *testing.T, args ...string) {
 	all := slices.Concat([]string{
 		"--cluster-cidr=10.244.0.0/16,fd00:10:244::/48",
 		// The longest a change waits: not one of these tests has that for its subject.
-		"--iptables-min-sync-period=50ms",
+		"--iptables-min-sync-period=50ms", "--ipvs-min-sync-period=50ms",
+		// What lasts is the subject of some.
+		"--ipvs-drain-timeout=0s",
 	}, b.args, args)
 	p, err := b.Start(context.Background(), prog, all...)
 	if err != nil {
@@ -187,7 +196,8 @@ func (b *bed) ipt(t *testing.T, args ...string) {
 }
 
 // Tables are the rules of both families in one variant: those that belong to
-// fairlead, chain by chain in order of their names, and those that do not.
+// fairlead, chain by chain in order of their names, and those that do not. In the
+// IPVS modes, so is everything else that fairlead writes there.
 type tables struct{ ours, foreign string }
 
 // save reads the tables of the bed's variant.
@@ -207,6 +217,11 @@ func (b *bed) saveVariant(t *testing.T, variant string) tables {
 		one := parseSave(text)
 		out.ours += name + "\n" + one.ours
 		out.foreign += name + "\n" + one.foreign
+	}
+	if b.mode != world.IPTables {
+		ours, foreign := b.saveIPVS(t)
+		out.ours += ours
+		out.foreign += foreign
 	}
 	return out
 }

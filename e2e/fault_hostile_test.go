@@ -197,27 +197,27 @@ func tooMuch() []hostile {
 
 // TestFaultHostile puts what nobody should write beside what is good, which must
 // stay in force throughout.
-func TestFaultHostile(t *testing.T) {
-	eachVariant(t, func(t *testing.T, b *bed) {
-		b.serve(t, netns.TCP, 8080, pod(2), pod(3))
-		b.begin(t, web(1, 2, 3))
-		foreign := b.save(t).foreign
-		p := b.hammer(t, 20*time.Millisecond, append(both(b.Client, clusterIP(1), 80), both(b.Client, netns.NodeAddr(1), 30001)...)...)
-		for _, list := range [][]hostile{brokenFiles(), brokenValues(), tooMuch()} {
-			for _, h := range list {
-				b.inflict(t, h)
-				if p.failed() > 0 {
-					t.Fatalf("%s: the good Service has suffered", h.name)
-				}
+func TestFaultHostile(t *testing.T) { eachVariant(t, faultHostile) }
+
+func faultHostile(t *testing.T, b *bed) {
+	b.serve(t, netns.TCP, 8080, pod(2), pod(3))
+	b.begin(t, web(1, 2, 3))
+	foreign := b.save(t).foreign
+	p := b.hammer(t, 20*time.Millisecond, append(both(b.Client, clusterIP(1), 80), both(b.Client, netns.NodeAddr(1), 30001)...)...)
+	for _, list := range [][]hostile{brokenFiles(), brokenValues(), tooMuch()} {
+		for _, h := range list {
+			b.inflict(t, h)
+			if p.failed() > 0 {
+				t.Fatalf("%s: the good Service has suffered", h.name)
 			}
 		}
-		b.heal(t)
-		p.finish(t, 50)
-		if d := cmp.Diff(b.save(t).foreign, foreign); d != "" {
-			t.Errorf("rules of others have changed (-got +want):\n%s", d)
-		}
-		b.wantAsFresh(t)
-	})
+	}
+	b.heal(t)
+	p.finish(t, 50)
+	if d := cmp.Diff(b.save(t).foreign, foreign); d != "" {
+		t.Errorf("rules of others have changed (-got +want):\n%s", d)
+	}
+	b.wantAsFresh(t)
 }
 
 // inflict replaces the hostile file.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/fairlead-project/fairlead/e2e/world"
 )
 
 // bystanders is how many Services change around those that are watched.
@@ -91,51 +92,56 @@ func TestFaultKill(t *testing.T) {
 
 // TestFaultRestart restarts fairlead in the ordinary way while everything is in
 // use, and then has it take over what another set of Services has left.
-func TestFaultRestart(t *testing.T) {
-	eachVariant(t, func(t *testing.T, b *bed) {
-		b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4), pod(5))
-		b.begin(t, crowd(0)...)
-		p := b.hammerWatched(t)
-		for i := range 4 {
-			b.put(t, crowd(i+1)...)
-			if i%2 == 0 {
-				b.awaitTool(t)
-			} else {
-				b.await(t)
-			}
-			b.stop(t)
-			b.start(t)
-		}
-		b.await(t)
-		p.finish(t, 50)
+func TestFaultRestart(t *testing.T) { eachVariant(t, faultRestart) }
 
+func faultRestart(t *testing.T, b *bed) {
+	b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4), pod(5))
+	b.begin(t, crowd(0)...)
+	p := b.hammerWatched(t)
+	for i := range 4 {
+		b.put(t, crowd(i+1)...)
+		if i%2 == 0 {
+			b.awaitTool(t)
+		} else {
+			b.await(t)
+		}
 		b.stop(t)
-		before := b.save(t)
-		later := web(7, 2, 3)
-		b.put(t, later)
-		if d := cmp.Diff(b.save(t), before, cmp.AllowUnexported(tables{})); d != "" {
-			t.Errorf("the tables changed while nothing ran (-got +want):\n%s", d)
-		}
 		b.start(t)
-		b.await(t)
-		for _, x := range both(b.Client, clusterIP(7), 80) {
-			if r := probe(t, x.from, x.dst); r.Class != netns.Reply {
-				t.Errorf("the new Service: %v", r)
-			}
+	}
+	b.await(t)
+	p.finish(t, 50)
+
+	b.stop(t)
+	before := b.save(t)
+	later := web(7, 2, 3)
+	b.put(t, later)
+	if d := cmp.Diff(b.save(t), before, cmp.AllowUnexported(tables{})); d != "" {
+		t.Errorf("the tables changed while nothing ran (-got +want):\n%s", d)
+	}
+	b.start(t)
+	b.await(t)
+	for _, x := range both(b.Client, clusterIP(7), 80) {
+		if r := probe(t, x.from, x.dst); r.Class != netns.Reply {
+			t.Errorf("the new Service: %v", r)
 		}
-		for _, x := range both(b.Client, clusterIP(1), 80) {
-			if r := probe(t, x.from, x.dst); r.Class == netns.Reply {
-				t.Errorf("the old Service: %v", r)
-			}
+	}
+	for _, x := range both(b.Client, clusterIP(1), 80) {
+		if r := probe(t, x.from, x.dst); r.Class == netns.Reply {
+			t.Errorf("the old Service: %v", r)
 		}
-		b.wantAsFresh(t)
-	})
+	}
+	b.wantAsFresh(t)
 }
 
 // awaitTool waits until fairlead runs one of the iptables tools, which it does
-// only when there is something to do.
+// only when there is something to do; or in the IPVS modes, where it needs none,
+// until the kernel has begun to change.
 func (b *bed) awaitTool(t *testing.T) {
 	t.Helper()
+	if b.mode != world.IPTables {
+		b.awaitServers(t)
+		return
+	}
 	pid := b.proxy.Cmd.Process.Pid
 	for deadline := time.Now().Add(10 * time.Second); len(children(pid)) == 0; {
 		if time.Now().After(deadline) {
@@ -171,6 +177,9 @@ func restoring(pid int) bool {
 // nothing there, and no rule of anybody else to have changed.
 func (b *bed) wantAsFresh(t *testing.T) {
 	t.Helper()
+	if b.mode != world.IPTables {
+		b.awaitDrained(t)
+	}
 	got := b.save(t)
 	b.stop(t)
 	b.cleanup(t)

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -55,27 +54,11 @@ const (
 // metric returns the sum of a metric over its labels.
 func (b *bed) metric(t *testing.T, name string) float64 {
 	t.Helper()
-	_, body, err := b.fetch(t, metricsURL+"/metrics")
+	n, err := b.Metric(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum, found := 0.0, false
-	for lines := bufio.NewScanner(strings.NewReader(body)); lines.Scan(); {
-		line := lines.Text()
-		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest[0] != ' ' && rest[0] != '{' {
-			continue
-		}
-		var v float64
-		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &v); err != nil {
-			t.Fatalf("metric %q: %v", line, err)
-		}
-		sum, found = sum+v, true
-	}
-	if !found {
-		t.Fatalf("there is no metric %s", name)
-	}
-	return sum
+	return n
 }
 
 // lockHeld is how long somebody else holds the xtables lock.
@@ -221,7 +204,7 @@ func TestFaultStart(t *testing.T) {
 		{"unknown flag", []string{folder, "--no-such-flag"}, "", "--no-such-flag"},
 		{"unknown subcommand", []string{"explode"}, "", `"explode"`},
 		{"unknown mode", []string{folder, "--proxy-mode=warp"}, "", `"warp"`},
-		{"mode of another version", []string{folder, "--proxy-mode=ipvs"}, "", "ipvs"},
+		{"mode of another version", []string{folder, "--proxy-mode=nftables"}, "", "nftables"},
 		{"unknown variant", []string{folder, "--iptables-variant=bpf"}, "", `"bpf"`},
 		{"bad CIDR", []string{folder, "--cluster-cidr=10.244.0.0/33"}, "", "--cluster-cidr"},
 		{"bad duration", []string{folder, "--iptables-sync-period=soon"}, "", "iptables-sync-period"},

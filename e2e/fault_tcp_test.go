@@ -23,47 +23,47 @@ func web(i int, ms ...int) fixture {
 }
 
 // TestFaultTCP keeps connections open while everything around them changes.
-func TestFaultTCP(t *testing.T) {
-	eachVariant(t, func(t *testing.T, b *bed) {
-		b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4))
-		b.begin(t, web(1, 2, 3, 4))
-		conns := b.dialAll(t, 20)
-		half := b.halfClosed(t)
-		talk := func(when string) {
-			t.Helper()
-			for i, c := range conns {
-				if idle := i%2 == 1; idle && when != "at the end" {
-					continue
-				}
-				if r := c.Exchange(t.Context(), when); r.Class != netns.Reply {
-					t.Errorf("%s: connection %d: %v", when, i, r)
-				}
-			}
-		}
-		const n = 500
-		mine := web(1, 2, 3, 4)
-		for generation := range 3 {
-			b.apply(t, append(others(n, generation), mine)...)
-			talk(fmt.Sprintf("with generation %d of %d others", generation, n))
-		}
-		b.apply(t, mine)
-		talk("when the others are gone")
-		b.apply(t, web(1, 2))
-		talk("when two endpoints have gone")
-		b.apply(t, web(1))
-		talk("when all endpoints have gone")
-		b.apply(t)
-		talk("when the Service has gone")
-		talk("at the end")
-		for _, h := range half {
-			h.finish(t)
-		}
+func TestFaultTCP(t *testing.T) { eachVariant(t, faultTCP) }
+
+func faultTCP(t *testing.T, b *bed) {
+	b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4))
+	b.begin(t, web(1, 2, 3, 4))
+	conns := b.dialAll(t, 20)
+	half := b.halfClosed(t)
+	talk := func(when string) {
+		t.Helper()
 		for i, c := range conns {
-			if r := c.Finish(t.Context()); r.Class != netns.Reply {
-				t.Errorf("end of connection %d: %v", i, r)
+			if idle := i%2 == 1; idle && when != "at the end" {
+				continue
+			}
+			if r := c.Exchange(t.Context(), when); r.Class != netns.Reply {
+				t.Errorf("%s: connection %d: %v", when, i, r)
 			}
 		}
-	})
+	}
+	const n = 500
+	mine := web(1, 2, 3, 4)
+	for generation := range 3 {
+		b.apply(t, append(others(n, generation), mine)...)
+		talk(fmt.Sprintf("with generation %d of %d others", generation, n))
+	}
+	b.apply(t, mine)
+	talk("when the others are gone")
+	b.apply(t, web(1, 2))
+	talk("when two endpoints have gone")
+	b.apply(t, web(1))
+	talk("when all endpoints have gone")
+	b.apply(t)
+	talk("when the Service has gone")
+	talk("at the end")
+	for _, h := range half {
+		h.finish(t)
+	}
+	for i, c := range conns {
+		if r := c.Finish(t.Context()); r.Class != netns.Reply {
+			t.Errorf("end of connection %d: %v", i, r)
+		}
+	}
 }
 
 // begin puts the first objects, starts fairlead and waits.

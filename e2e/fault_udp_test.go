@@ -32,60 +32,60 @@ const drained = 6500 * time.Millisecond
 
 // TestFaultUDP has clients that never close their socket, whose flows connection
 // tracking would keep with whatever endpoint they had in the beginning.
-func TestFaultUDP(t *testing.T) {
-	eachVariant(t, func(t *testing.T, b *bed) {
-		a, z := pod(2), pod(3)
-		b.serve(t, netns.UDP, 5353, a, z)
-		b.serve(t, netns.UDP, 5354, z)
-		b.serve(t, netns.UDP, 53, clusterIP(10)) // answers while nobody translates
-		b.serve(t, netns.UDP, 30053, netns.ClientAddr(1), netns.PodAddr(2, 2))
-		strangers := b.strangers(t)
-		talkers := b.talkers(t)
-		b.put(t)
-		b.start(t)
-		b.await(t)
-		for _, step := range []struct {
-			name string
-			put  []fixture
-			want func(netns.Result) error
-			stay bool // nothing else may be seen, not even in passing
-		}{
-			{"the Service appears", []fixture{dns(5353, endpoint{pod: a})}, answeredBy(a, 5353), false},
-			{"its endpoint is replaced", []fixture{dns(5353, endpoint{pod: z})}, answeredBy(z, 5353), false},
-			{"the port of the endpoint changes", []fixture{dns(5354, endpoint{pod: z})}, answeredBy(z, 5354), false},
-			{"the endpoint drains beside a new one", []fixture{dns(5354, endpoint{z, true}, endpoint{pod: pod(4)})}, answeredBy(z, 5354), true},
-			{"it is gone", []fixture{dns(5353, endpoint{pod: a})}, answeredBy(a, 5353), false},
-			{"the last endpoint goes", []fixture{dns(5353)}, refused, false},
-			{"the first endpoint comes", []fixture{dns(5353, endpoint{pod: z})}, answeredBy(z, 5353), false},
-			{"the Service is deleted", nil, answeredByNoPod, false},
-		} {
-			var marks []int
-			for _, k := range talkers {
-				marks = append(marks, k.mark())
-			}
-			b.apply(t, step.put...)
-			if step.stay {
-				time.Sleep(drained)
-			}
-			took := within(t, follow, func() error {
-				for i, k := range talkers {
-					if err := k.settle(marks[i], step.want); err != nil {
-						return fmt.Errorf("%s: %w", step.name, err)
-					}
-				}
-				return nil
-			})
-			t.Logf("%s: all flows follow %v after the rules", step.name, took.Round(10*time.Millisecond))
+func TestFaultUDP(t *testing.T) { eachVariant(t, faultUDP) }
+
+func faultUDP(t *testing.T, b *bed) {
+	a, z := pod(2), pod(3)
+	b.serve(t, netns.UDP, 5353, a, z)
+	b.serve(t, netns.UDP, 5354, z)
+	b.serve(t, netns.UDP, 53, clusterIP(10)) // answers while nobody translates
+	b.serve(t, netns.UDP, 30053, netns.ClientAddr(1), netns.PodAddr(2, 2))
+	strangers := b.strangers(t)
+	talkers := b.talkers(t)
+	b.put(t)
+	b.start(t)
+	b.await(t)
+	for _, step := range []struct {
+		name string
+		put  []fixture
+		want func(netns.Result) error
+		stay bool // nothing else may be seen, not even in passing
+	}{
+		{"the Service appears", []fixture{dns(5353, endpoint{pod: a})}, answeredBy(a, 5353), false},
+		{"its endpoint is replaced", []fixture{dns(5353, endpoint{pod: z})}, answeredBy(z, 5353), false},
+		{"the port of the endpoint changes", []fixture{dns(5354, endpoint{pod: z})}, answeredBy(z, 5354), false},
+		{"the endpoint drains beside a new one", []fixture{dns(5354, endpoint{z, true}, endpoint{pod: pod(4)})}, answeredBy(z, 5354), true},
+		{"it is gone", []fixture{dns(5353, endpoint{pod: a})}, answeredBy(a, 5353), false},
+		{"the last endpoint goes", []fixture{dns(5353)}, refused, false},
+		{"the first endpoint comes", []fixture{dns(5353, endpoint{pod: z})}, answeredBy(z, 5353), false},
+		{"the Service is deleted", nil, answeredByNoPod, false},
+	} {
+		var marks []int
+		for _, k := range talkers {
+			marks = append(marks, k.mark())
+		}
+		b.apply(t, step.put...)
+		if step.stay {
+			time.Sleep(drained)
+		}
+		took := within(t, follow, func() error {
 			for i, k := range talkers {
-				for _, r := range k.since(marks[i]) {
-					if err := step.want(r); step.stay && err != nil {
-						t.Errorf("%s: %s: %v", step.name, k.name, err)
-					}
+				if err := k.settle(marks[i], step.want); err != nil {
+					return fmt.Errorf("%s: %w", step.name, err)
+				}
+			}
+			return nil
+		})
+		t.Logf("%s: all flows follow %v after the rules", step.name, took.Round(10*time.Millisecond))
+		for i, k := range talkers {
+			for _, r := range k.since(marks[i]) {
+				if err := step.want(r); step.stay && err != nil {
+					t.Errorf("%s: %s: %v", step.name, k.name, err)
 				}
 			}
 		}
-		b.checkStrangers(t, strangers)
-	})
+	}
+	b.checkStrangers(t, strangers)
 }
 
 // talkers are clients of the Service at each of its frontends.

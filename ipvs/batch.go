@@ -23,7 +23,8 @@ const (
 	phaseShort                   // callers on this node may be sent to aliases
 	phaseServers                 // virtual servers and new destinations
 	phasePublish                 // packets are routed to the node
-	phaseWithdraw                // elements that are not wanted any more
+	phaseWithdraw                // packets are not routed to the node any more
+	phaseUnset                   // other elements that are not wanted any more
 	phaseDrain                   // destinations that take no more connections
 	phaseDelete                  // virtual servers
 	phaseRelease                 // addresses, routes, ownership of servers
@@ -135,8 +136,11 @@ func (b *batch) members(key kernel.ServerKey, have *actual, t target) {
 			b.add(p, kernel.AddElem{Set: set, Type: kernel.HashIPPort, Elem: element(key)})
 			continue
 		}
-		p := phaseWithdraw
-		if bit == inOwn {
+		p := phaseUnset
+		switch bit {
+		case inVIP:
+			p = phaseWithdraw
+		case inOwn:
 			p = phaseRelease
 		}
 		b.remove(p, kernel.DelElem{Set: set, Type: kernel.HashIPPort, Elem: element(key)})
@@ -283,7 +287,7 @@ func (b *batch) healthPorts(f service.Family, have, want []uint16) {
 	}
 	for _, p := range have {
 		if !slices.Contains(want, p) {
-			b.remove(phaseWithdraw, kernel.DelElem{Set: set, Type: kernel.BitmapPort, Elem: kernel.Element{Port: p}})
+			b.remove(phaseUnset, kernel.DelElem{Set: set, Type: kernel.BitmapPort, Elem: kernel.Element{Port: p}})
 		}
 	}
 }

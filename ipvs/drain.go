@@ -17,11 +17,11 @@ const deadGrace = 2 * time.Second
 // A drainer knows the destinations that take no new connections and still have
 // old ones. It is a state machine without a clock and without a kernel.
 //
-// TCP and SCTP destinations that are not wanted any more get the weight 0 and are
-// deleted when their last connection has ended; deadGrace after their pod was
-// deleted; or after the timeout, if there is one. UDP has no end of a connection:
-// a destination keeps its flows as long as the endpoint serves, and then goes at
-// once, so that flows move to another.
+// Destinations that are not wanted any more get the weight 0 and are deleted when
+// their last connection has ended; deadGrace after their pod was deleted; or after
+// the timeout, if there is one. UDP has no end of a connection, but flows that the
+// kernel forgets: a destination keeps them as long as the endpoint serves, and then
+// goes at once, so that they move to another.
 type drainer struct {
 	timeout time.Duration // zero for none
 	servers map[kernel.ServerKey]*draining
@@ -96,7 +96,7 @@ func (d *drainer) begin(now time.Time, key kernel.ServerKey, a netip.AddrPort, h
 		d.servers[key] = s
 	}
 	l := &leaving{since: now}
-	if d.timeout > 0 && key.Protocol != service.UDP {
+	if d.timeout > 0 {
 		l.deadline = now.Add(d.timeout)
 	}
 	s.dests[a] = l
@@ -129,9 +129,8 @@ func (d *drainer) observe(now time.Time, key kernel.ServerKey, seen *kernel.Serv
 	for a, l := range s.dests {
 		l.counted = true
 		conns, there := connsOf(seen, a)
-		idle := conns.Idle() && key.Protocol != service.UDP
 		late := !l.deadline.IsZero() && !now.Before(l.deadline)
-		if !there || idle || late {
+		if !there || conns.Idle() || late {
 			delete(s.dests, a)
 		}
 	}
@@ -157,8 +156,7 @@ const (
 	pollShare = 10 // the age of the youngest, divided by this
 )
 
-// next returns when to observe again, or the zero Time if nothing drains that
-// could end by itself.
+// next returns when to observe again, or the zero Time if nothing drains.
 func (d *drainer) next(now time.Time) time.Time {
 	var at time.Time
 	earlier := func(t time.Time) {
@@ -166,14 +164,12 @@ func (d *drainer) next(now time.Time) time.Time {
 			at = t
 		}
 	}
-	for key, s := range d.servers {
+	for _, s := range d.servers {
 		for _, l := range s.dests {
 			if !l.deadline.IsZero() {
 				earlier(l.deadline)
 			}
-			if key.Protocol != service.UDP {
-				earlier(now.Add(min(max(now.Sub(l.since)/pollShare, pollMin), pollMax)))
-			}
+			earlier(now.Add(min(max(now.Sub(l.since)/pollShare, pollMin), pollMax)))
 		}
 	}
 	return at

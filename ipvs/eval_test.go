@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -20,9 +21,24 @@ func evaluate(cfg Config) servicetest.Eval {
 		rules := [service.NumFamilies]*xt.Ruleset{st.Rules(xt.IPv4), st.Rules(xt.IPv6)}
 		return func(f service.Flow) (service.Outcome, error) {
 			results := rules[service.FamilyOf(f.Dst.Addr())].Eval(packet(st, snap, f))
+			if err := leftover(cfg, results); err != nil {
+				return service.Outcome{}, err
+			}
 			return outcome(results)
 		}
 	}
+}
+
+// leftover requires that no packet keeps a mark that has been acted upon: it
+// would be acted upon again where the packet comes by once more, encapsulated or
+// on its way through IPVS.
+func leftover(cfg Config, results []xt.Result) error {
+	for _, r := range results {
+		if r.Verdict == xt.Accepted && (r.Mark&cfg.routeMark() != 0 || r.Masqueraded && r.Mark&cfg.masqMark() != 0) {
+			return fmt.Errorf("the packet to %v keeps the mark %#x", r.DNAT, r.Mark)
+		}
+	}
+	return nil
 }
 
 // outcome requires that every endpoint is as likely as any other.
@@ -119,5 +135,87 @@ func TestOracle(t *testing.T) {
 			cfg.VIPMode = mode
 			servicetest.Oracle(t, evaluate(cfg), servicetest.Except(except(mode)))
 		})
+	}
+}
+
+// corpusFlows calls do for every flow of the corpus.
+func corpusFlows(t *testing.T, do func(where string, snap *service.Snapshot, f service.Flow)) {
+	t.Helper()
+	for c := range servicetest.Corpus() {
+		for i, snap := range c.Snapshots(t) {
+			for _, f := range c.Steps[i].Flows {
+				do(fmt.Sprintf("%s.txtar:%d: %s", c.Name, f.Line, f.Text), snap, f.Flow)
+			}
+		}
+	}
+}
+
+// TestKnownConnections sends a later packet of each connection: to IPVS, like the
+// first, unless the first was sent to an alias. Then the kernel's NAT translates
+// it, and IPVS must not see it under the address it was sent to.
+func TestKnownConnections(t *testing.T) {
+	for _, mode := range []VIPMode{Routed, Device} {
+		cfg := DefaultConfig()
+		cfg.VIPMode = mode
+		corpusFlows(t, func(where string, snap *service.Snapshot, f service.Flow) {
+			st, _ := Plan(snap, cfg)
+			rules := st.Rules(xt.FamilyOf(f.Dst.Addr()))
+			first := rules.Eval(packet(st, snap, f))
+			if first[0].Verdict != xt.Accepted || !first[0].DNAT.IsValid() {
+				return
+			}
+			translated := false
+			p := packet(st, snap, f)
+			balance := p.Balance
+			p.Balance = func(p *xt.Packet) []netip.AddrPort {
+				translated = translated || p.State&xt.CTDNAT != 0
+				return balance(p)
+			}
+			rules.Eval(p)
+			p = packet(st, snap, f)
+			p.State = xt.CTEstablished
+			if !translated {
+				if got := rules.Eval(p); len(got) != len(first) || got[0].DNAT != first[0].DNAT || got[0].Verdict != xt.Accepted {
+					t.Errorf("%v, %s\nlater packets get %+v\nthe first gets   %+v", mode, where, got, first)
+				}
+				return
+			}
+			p.State |= xt.CTDNAT
+			p.Balance = nil
+			if got := rules.Eval(p); len(got) != 1 || got[0].Verdict != xt.Accepted || got[0].Mark != 0 {
+				t.Errorf("%v, %s\nlater packets, which the kernel translates, get %+v", mode, where, got)
+			}
+		})
+	}
+}
+
+// TestPing: cluster IPs and load-balancer IPs answer, external IPs leave ping to
+// whoever has them, and take only what is related to their connections.
+func TestPing(t *testing.T) {
+	routed := 0
+	corpusFlows(t, func(where string, snap *service.Snapshot, f service.Flow) {
+		addr := f.Dst.Addr()
+		kind, is := vipKind(snap, addr)
+		if !is || slices.Contains(snap.Node.Addrs, addr) || addr.IsUnspecified() {
+			return
+		}
+		st, _ := Plan(snap, DefaultConfig())
+		for _, state := range []xt.CTStates{xt.CTNew, xt.CTRelated, xt.CTEstablished} {
+			f.Protocol, f.Dst = service.ICMP, netip.AddrPortFrom(addr, 0)
+			p := packet(st, snap, f)
+			p.State = state
+			got := st.Rules(xt.FamilyOf(addr)).Trace(p)
+			arrived := slices.ContainsFunc(got[0].Trace, func(line string) bool { return strings.HasPrefix(line, "mangle/"+chainIn) })
+			want := st.usesOf(addr)&useAddr != 0 || kind == service.ExternalIP && state == xt.CTRelated && f.In != ""
+			if arrived != want || got[0].Verdict != xt.Accepted || len(got) != 1 {
+				t.Errorf("%s\nICMP in state %d to the %s: arrived %v, want %v: %+v", where, state, kind, arrived, want, got)
+			}
+			if arrived {
+				routed++
+			}
+		}
+	})
+	if routed == 0 {
+		t.Error("no ping arrived at all")
 	}
 }

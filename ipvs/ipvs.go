@@ -39,6 +39,7 @@ type Dataplane struct {
 	tables  map[xt.Family]string                 // fingerprints when the rules were found right
 	sums    map[xt.Family]map[xt.ChainRef]uint64 // of the chains at that time
 
+	polled    time.Time // when connections were last counted
 	lastAudit time.Time
 	auditTook time.Duration
 	suspect   atomic.Bool
@@ -78,6 +79,11 @@ func (d *Dataplane) Sync(ctx context.Context, snap *service.Snapshot) (service.R
 		return service.Report{}, err
 	}
 	r, err := d.settle(ctx, t)
+	if err != nil && d.have != nil && d.now().Sub(d.polled) > pollMin {
+		// Nobody audits until a Sync succeeds, and what drains is not to wait for
+		// what the kernel refuses.
+		err = errors.Join(err, d.drain(ctx, &r))
+	}
 	return d.finish(r), err
 }
 
@@ -429,6 +435,7 @@ func (d *Dataplane) poll(ctx context.Context, keys []kernel.ServerKey, total *se
 	}
 	t := newChange(nil)
 	now := d.now()
+	d.polled = now
 	for _, key := range keys {
 		if d.drains.observe(now, key, seen[key]) {
 			t.key(key)

@@ -214,17 +214,32 @@ func (fam *family) arrived() []xt.Rule {
 
 // sent decides about packets of the node itself. IPVS takes them in OUTPUT, after
 // mangle and nat and before filter, so what is to be dropped is dropped here.
+//
+// To an endpoint that is the node itself IPVS sends a packet by the route it has
+// already, which must lead to the node then: hence the mark. What goes elsewhere
+// comes by here again, with a route of its own, and must not be routed back.
 func (fam *family) sent() []xt.Rule {
-	rules := []xt.Rule{
+	mark := fam.cfg.routeMark()
+	var rules []xt.Rule
+	if fam.routed() {
+		rules = append(rules, rule(xt.ClearMark{Bits: mark}, xt.ViaIPVS{}, xt.MarkIs{Value: mark, Mask: mark}))
+	}
+	rules = append(rules,
 		rule(xt.Return{}, xt.ViaIPVS{}),
+		rule(xt.Return{}, isDNAT), // as in preRouting
 		rule(xt.DropPacket{}, append([]xt.Match{isNew}, fam.strangers()...)...),
+	)
+	if fam.routed() {
+		rules = append(rules,
+			rule(xt.OrMark{Bits: mark}, fam.in(inVIP)),
+			rule(xt.OrMark{Bits: mark}, fam.in(inShort)),
+			rule(xt.OrMark{Bits: mark}, fam.icmp, fam.to(useAddr)),
+		)
+	}
+	return append(rules,
 		rule(xt.Return{}, isNew, fam.in(inShort)),
 		rule(xt.DropPacket{}, isNew, fam.in(inDrop)),
-	}
-	if fam.routed() {
-		rules = append(rules, rule(xt.OrMark{Bits: fam.cfg.routeMark()}, fam.icmp, fam.to(useAddr)))
-	}
-	return rules
+	)
 }
 
 // translate marks what is to be masqueraded.

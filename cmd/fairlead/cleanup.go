@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/ipvs"
 )
 
-const cleanupUsage = `fairlead cleanup removes every rule and chain fairlead has put in the kernel,
-in both variants of iptables and both families, as far as the tools are
-installed. It needs no API server. Rules of other programs, kernel parameters
+const cleanupUsage = `fairlead cleanup removes everything fairlead has put in the kernel in any mode: every
+rule and chain, in both variants of iptables and both families, as far as the tools
+are installed, and virtual servers, ipsets, addresses and routes. It needs no API
+server and loads no kernel module. What belongs to other programs, kernel parameters
 and tracked connections stay.
 
 Usage:
@@ -25,13 +31,17 @@ func (c command) cleanup(ctx context.Context, args []string) error {
 	}
 	cfg := iptables.DefaultConfig()
 	cfg.Log = c.logger(f.Verbosity)
+	virtual := ipvs.DefaultConfig()
+	virtual.Log = cfg.Log
+	var errs []error
 	tools, err := everyTool()
 	if err != nil {
-		return err
+		errs = append(errs, err)
 	}
-	var errs []error
 	for _, t := range tools {
-		run := xt.NewExec(xt.ExecConfig{IPv4: t.paths, IPv6: t.paths, Legacy: t.variant == iptables.Legacy})
+		run := xt.NewExec(xt.ExecConfig{
+			IPv4: t.paths, IPv6: t.paths, Legacy: t.variant == iptables.Legacy, Tables: t.tables("/"),
+		})
 		removed, err := sweep(ctx, cfg, run, t.family)
 		switch {
 		case err != nil:
@@ -40,7 +50,26 @@ func (c command) cleanup(ctx context.Context, args []string) error {
 			fmt.Fprintf(c.out, "%s: removed %d chains\n", t.paths.Save, removed)
 		}
 	}
+	// Sets last: none can go while a rule names it.
+	errs = append(errs, c.cleanupIPVS(ctx, virtual))
 	return errors.Join(errs...)
+}
+
+// tables returns those that can hold rules of ours. The legacy tools would load
+// the module of the table mangle, which only ipvs mode writes.
+func (t toolSet) tables(root string) []xt.Table {
+	if t.variant == iptables.NFT {
+		return ipvsTables()
+	}
+	list := "/proc/net/ip_tables_names"
+	if t.family == xt.IPv6 {
+		list = "/proc/net/ip6_tables_names"
+	}
+	names, err := os.ReadFile(filepath.Join(root, list))
+	if err == nil && !slices.Contains(strings.Fields(string(names)), string(xt.Mangle)) {
+		return []xt.Table{xt.NAT, xt.Filter}
+	}
+	return ipvsTables()
 }
 
 // A toolSet is what manages the rules of one family in one variant.

@@ -19,16 +19,18 @@
 // # What is where
 //
 //	main.go      subcommands, exit status
-//	flags.go     the flags, in groups that subcommands share
+//	flags.go     the flags, in groups that subcommands share; flags_ipvs.go for ipvs mode
 //	config.go    flags to the Config of every package
 //	node.go      flags, Node object and local addresses to service.Node; pure
 //	addrs.go     the addresses of this machine, as they come and go
 //	families.go  which address families to serve; pure
-//	planes.go    the one place that knows every dataplane
+//	planes.go    the one place that knows every dataplane; planes_ipvs.go that of ipvs mode
 //	run.go       wiring, in the order of start
 //	tracker.go   the node while it runs: Node object, addresses
 //	problems.go  what operators hear about objects
-//	offline.go   what plan and trace have in common
+//	offline.go   what plan, trace and ipvs have in common
+//	trace.go     what is decided about a packet; trace_rules.go what is done to it
+//	show_ipvs.go virtual servers and the Services they are for
 //
 // The tests in house_test.go hold the whole repository to its rules.
 package main

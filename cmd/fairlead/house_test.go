@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fairlead-project/fairlead/iptables"
+	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service/control"
 )
 
@@ -154,8 +155,17 @@ func importRules() []importRule {
 			tests: true, reason: "dataplanes do not know each other",
 		},
 		{
-			in: []string{"ipvs", "userspace"}, banned: []string{module + "/iptables", module + "/ipvs", module + "/userspace", module + "/l7"},
-			allowed: []string{module + "/iptables/xt", module + "/ipvs/ipset"},
+			in: []string{"ipvs"}, banned: []string{module + "/iptables", module + "/userspace", module + "/l7"},
+			allowed: []string{module + "/iptables/xt"},
+			tests:   true, reason: "dataplanes do not know each other; what they share is iptables/xt",
+		},
+		{
+			in: []string{"ipvs/kernel"}, banned: []string{module + "/iptables", module + "/ipvs$"},
+			tests: true, reason: "the edge to the kernel does what it is told; what that is for is decided above it",
+		},
+		{
+			in: []string{"userspace"}, banned: []string{module + "/iptables", module + "/ipvs", module + "/l7"},
+			allowed: []string{module + "/iptables/xt"},
 			tests:   true, reason: "dataplanes do not know each other; what they share is iptables/xt",
 		},
 		{
@@ -179,7 +189,7 @@ func importRules() []importRule {
 			reason: "test kits do not get into the product",
 		},
 		{
-			banned: []string{"os/exec"}, except: []string{"iptables/xt", "ipvs/ipset", "e2e"},
+			banned: []string{"os/exec"}, except: []string{"iptables/xt", "e2e"},
 			reason: "programs are run in one place, which bounds their time and their output",
 		},
 		{
@@ -248,6 +258,13 @@ func TestHouseRulesBite(t *testing.T) {
 		{"iptables/detect.go", "os/exec", true},
 		{"ipvs/ipvs.go", module + "/iptables", true},
 		{"ipvs/ipvs.go", module + "/iptables/xt", false},
+		{"ipvs/ipvs.go", module + "/ipvs/kernel", false},
+		{"ipvs/ipvs.go", module + "/service/control", true},
+		{"ipvs/ipvs.go", "os/exec", true},
+		{"ipvs/kernel/kernel_linux.go", "os/exec", true},
+		{"ipvs/kernel/kernel_linux.go", "golang.org/x/sys/unix", false},
+		{"ipvs/kernel/fake.go", module + "/ipvs", true},
+		{"ipvs/kernel/fake.go", module + "/iptables/xt", true},
 		{"cmd/fairlead/run.go", module + "/e2e/netns", true},
 		{"iptables/iptables_test.go", module + "/e2e/netns", true},
 		{"iptables/iptables_test.go", module + "/service/servicetest", false},
@@ -299,7 +316,7 @@ func holdsWord(name, w string) bool {
 func TestHouseNetIP(t *testing.T) {
 	banned := []string{"IP", "IPNet", "IPMask", "IPAddr", "ParseIP", "ParseCIDR", "IPv4", "CIDRMask"}
 	for _, f := range repo(t) {
-		if f.within("service/conntrack", "e2e") || strings.HasSuffix(f.path, "_linux.go") {
+		if f.within("service/conntrack", "e2e") || strings.HasSuffix(f.path, "_linux.go") || strings.HasSuffix(f.path, "_linux_test.go") {
 			continue
 		}
 		eachSelector(f, "net", func(sel *ast.SelectorExpr) {
@@ -405,6 +422,7 @@ func (r *metricRecorder) MustRegister(list ...prometheus.Collector) {
 func TestHouseMetrics(t *testing.T) {
 	makers := map[string]func(prometheus.Registerer){
 		"iptables":        func(r prometheus.Registerer) { iptables.NewMetrics(r) },
+		"ipvs":            func(r prometheus.Registerer) { ipvs.NewMetrics(r) },
 		"service/control": func(r prometheus.Registerer) { control.NewMetrics(r, "v0") },
 	}
 	name := regexp.MustCompile(`fqName: "([^"]*)", help: "([^"]*)".*variableLabels: \{([^}]*)\}`)

@@ -43,6 +43,17 @@ type engineConfig struct {
 	Registry prometheus.Registerer
 }
 
+// detect finds the iptables tools to use.
+func (c engineConfig) detect(ctx context.Context) (iptables.Tools, error) {
+	tools, err := iptables.Detect(ctx, iptables.Variant(c.Flags.Variant))
+	if err != nil {
+		return tools, fmt.Errorf("find iptables: %w", err)
+	}
+	c.Log.Info("iptables found", "variant", tools.Variant, "version", tools.Version,
+		"families", familyNames(tools.Families), "because", tools.Reason)
+	return tools, nil
+}
+
 // A findFunc finds the tools of a dataplane and what the kernel offers it. The
 // error names what is missing.
 type findFunc func(context.Context, engineConfig) (engine, error)
@@ -83,12 +94,10 @@ type iptablesEngine struct {
 }
 
 func findIptables(ctx context.Context, c engineConfig) (engine, error) {
-	tools, err := iptables.Detect(ctx, iptables.Variant(c.Flags.Variant))
+	tools, err := c.detect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find iptables: %w", err)
+		return nil, err
 	}
-	c.Log.Info("iptables found", "variant", tools.Variant, "version", tools.Version,
-		"families", familyNames(tools.Families), "because", tools.Reason)
 	m := iptables.NewMetrics(c.Registry)
 	run := tools.Exec(0, m.LockWaited)
 	support, err := tools.Probe(ctx, run)

@@ -17,35 +17,51 @@ import (
 	"github.com/fairlead-project/fairlead/service/sysctl"
 )
 
+// An ipvsKernel is what ipvs mode needs of the kernel: [kernel.Linux].
+type ipvsKernel interface {
+	kernel.Kernel
+	ipvs.Watcher
+	HasScheduler(name string) (bool, error)
+	SetTimeouts(tcp, tcpFin, udp time.Duration) error
+}
+
 // ipvsEngine is the IPVS dataplane. It lives in the network namespace of the
 // process, which has to be the node's.
 type ipvsEngine struct {
 	cfg       engineConfig
 	tools     iptables.Tools
 	run       xt.Runner
-	kernel    *notedKernel
-	available []string // schedulers
+	kernel    ipvsKernel
+	noted     *notedKernel // the same, for the dataplane
+	available []string     // schedulers
 	settings  []sysctl.Setting
 	missing   [service.NumFamilies]error
 	plane     *ipvs.Dataplane // once open
 }
 
 func findIPVS(ctx context.Context, c engineConfig) (engine, error) {
-	tools, err := iptables.Detect(ctx, iptables.Variant(c.Flags.Variant))
+	tools, err := c.detect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find iptables: %w", err)
+		return nil, err
 	}
-	c.Log.Info("iptables found", "variant", tools.Variant, "version", tools.Version,
-		"families", familyNames(tools.Families), "because", tools.Reason)
 	k, err := kernel.Open()
 	if err != nil {
 		return nil, fmt.Errorf("open IPVS: %w", err)
 	}
 	cfg := tools.Config()
 	cfg.Tables = ipvsTables()
-	e := &ipvsEngine{cfg: c, tools: tools, run: xt.NewExec(cfg), kernel: &notedKernel{Linux: k}}
-	if err := errors.Join(e.schedulers(), e.parameters()); err != nil {
+	e, err := newIPVSEngine(ctx, c, tools, k, xt.NewExec(cfg))
+	if err != nil {
 		return nil, errors.Join(err, k.Close())
+	}
+	return e, nil
+}
+
+func newIPVSEngine(ctx context.Context, c engineConfig, tools iptables.Tools, k ipvsKernel, run xt.Runner) (*ipvsEngine, error) {
+	e := &ipvsEngine{cfg: c, tools: tools, run: run, kernel: k}
+	e.noted = &notedKernel{Kernel: k, counted: e.counted}
+	if err := errors.Join(e.schedulers(), e.parameters()); err != nil {
+		return nil, err
 	}
 	e.probe(ctx)
 	return e, nil
@@ -105,7 +121,7 @@ func (e *ipvsEngine) open(families []service.Family) (service.Dataplane, error) 
 	cfg.Assert = func() (bool, error) { return sysctl.Reassert(e.cfg.Root, e.settings) }
 	cfg.Log = e.cfg.Log
 	var err error
-	e.plane, err = ipvs.New(cfg, e.kernel, e.run, ipvs.NewMetrics(e.cfg.Registry))
+	e.plane, err = ipvs.New(cfg, e.noted, e.run, ipvs.NewMetrics(e.cfg.Registry))
 	if err != nil {
 		return nil, err // not e.plane: a nil one in an interface is not nil
 	}
@@ -143,12 +159,34 @@ func (v *ipvsFlags) timeouts(tcp, udp time.Duration) ipvsTimeouts {
 	return ipvsTimeouts{TCP: pick(v.TCPTimeout, tcp), TCPFin: pick(v.TCPFinTimeout, 0), UDP: pick(v.UDPTimeout, udp)}
 }
 
+// crowd is how many rates may be estimated, of virtual servers and destinations on
+// each CPU: at some 80 ns each, more would hold packets up for over 8 ms every two
+// seconds, on kernels that estimate in a timer.
+const crowd = 100_000
+
+// counted is told how many virtual servers and destinations there are. It puts
+// their estimates out of the way of packets if there are very many.
+func (e *ipvsEngine) counted(n int) {
+	cpus, err := sysctl.OnlineCPUs(e.cfg.Root)
+	if err != nil || n*cpus < crowd {
+		return
+	}
+	changed, err := sysctl.EaseEstimation(e.cfg.Root)
+	if err != nil {
+		e.cfg.Log.Warn("cannot put the estimates of IPVS out of the way of packets", "err", err)
+	}
+	if changed {
+		e.cfg.Log.Info("estimates of IPVS are put out of the way of packets; before Linux 6.2 rates and byte counts stand still from now on",
+			"servers and destinations", n, "cpus", cpus)
+	}
+}
+
 // watch reports changes of our device, addresses, routes and rules, which the
 // kernel announces. What it says while we change them ourselves is taken to be
 // about that; others' changes at that time are found by the next regular audit.
 func (e *ipvsEngine) watch(ctx context.Context, audit func()) error {
 	return ipvs.Watch(ctx, e.kernel, func() {
-		if !e.kernel.changing() {
+		if !e.noted.changing() {
 			e.plane.Suspect()
 			audit()
 		}
@@ -161,7 +199,9 @@ const ownEcho = 250 * time.Millisecond
 // A notedKernel is a kernel that knows when it was changed last, as far as the
 // kernel announces such changes. Changing may be called from any goroutine.
 type notedKernel struct {
-	*kernel.Linux
+	kernel.Kernel
+	counted func(n int) // told the number of servers and destinations when all were read
+
 	busy atomic.Bool
 	last atomic.Pointer[time.Time] // end of the last change; nil for none
 }
@@ -176,7 +216,20 @@ func (k *notedKernel) Apply(ctx context.Context, ops []kernel.Op) ([]*kernel.OpE
 			k.busy.Store(false)
 		}()
 	}
-	return k.Linux.Apply(ctx, ops)
+	return k.Kernel.Apply(ctx, ops)
+}
+
+// Servers implements [kernel.Kernel].
+func (k *notedKernel) Servers(ctx context.Context) (map[kernel.ServerKey]*kernel.ServerState, error) {
+	servers, err := k.Kernel.Servers(ctx)
+	n := len(servers)
+	for _, s := range servers {
+		n += len(s.Dests)
+	}
+	if err == nil {
+		k.counted(n)
+	}
+	return servers, err
 }
 
 // changing reports whether an announcement may be of a change of ours.

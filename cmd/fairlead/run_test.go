@@ -51,15 +51,6 @@ type fakeRun struct {
 // startRun starts the program with a folder of manifests.
 func startRun(t *testing.T, dir string, missing [service.NumFamilies]error, args ...string) *fakeRun {
 	t.Helper()
-	f, _ := parseFlags(t, append([]string{
-		"--manifests=" + dir, "--hostname-override=n1", "--bind-address=172.18.0.11", "--cluster-cidr=10.244.0.0/16",
-		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
-		"--healthz-bind-address=", "--metrics-bind-address=",
-	}, args...)...)
-	cfg, err := f.config()
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := &fakeRun{kernel: xt.NewFake(), committed: make(chan struct{}, 1), ended: make(chan error, 1)}
 	r.kernel.Fail = func(op string) error {
 		if strings.HasPrefix(op, "restored ") {
@@ -72,13 +63,29 @@ func startRun(t *testing.T, dir string, missing [service.NumFamilies]error, args
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
-	p := newProcess(f, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	p := testProcess(t, dir, args...)
 	go func() {
 		r.ended <- p.run(ctx, func(_ context.Context, c engineConfig) (engine, error) {
 			return &fakeEngine{cfg: c, kernel: r.kernel, missing: missing}, nil
 		})
 	}()
 	return r
+}
+
+// testProcess returns the program for node n1, which leaves connection tracking and
+// ports alone.
+func testProcess(t *testing.T, dir string, args ...string) *process {
+	t.Helper()
+	f, _ := parseFlags(t, append([]string{
+		"--manifests=" + dir, "--hostname-override=n1", "--bind-address=172.18.0.11", "--cluster-cidr=10.244.0.0/16",
+		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
+		"--healthz-bind-address=", "--metrics-bind-address=",
+	}, args...)...)
+	cfg, err := f.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newProcess(f, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
 }
 
 // await waits until the kernel satisfies ok.

@@ -17,14 +17,19 @@ import (
 type simulation struct {
 	results []xt.Result // one for each way through the rules
 	met     []string    // what the packet meets beside rules, in order
-	pinged  bool        // the node answers pings to this address, whatever was decided
+
+	takesPing bool // the node answers pings to this address itself
+	takesAll  bool // the node has the whole address
 }
 
-// known returns why the rules do something else than was decided, if that cannot
-// be helped.
+// known returns why the rules do something else than was decided, if the dataplane
+// cannot do otherwise.
 func (s *simulation) known(got, want service.Outcome) string {
-	if s.pinged && got.Verdict == service.Pass && want.Verdict == service.Reject {
+	switch {
+	case s.takesPing && got.Verdict == service.Pass && want.Verdict == service.Reject:
 		return "In ipvs mode the node itself answers pings to cluster and load-balancer IPs."
+	case s.takesAll && got.Verdict == service.Reject && want.Verdict == service.Pass:
+		return "With --ipvs-vip-mode=device the node has the whole address, and rejects what no Service declares."
 	}
 	return ""
 }
@@ -84,7 +89,9 @@ func simulateIPVS(cfg ipvs.Config) simulator {
 			}
 			return to
 		}
-		sim.pinged = flow.Protocol == service.ICMP && (plan.Routes(flow.Dst.Addr()) || plan.Local(flow.Dst.Addr()))
+		dst := flow.Dst.Addr()
+		sim.takesAll = plan.Local(dst)
+		sim.takesPing = flow.Protocol == service.ICMP && (plan.Routes(dst) || plan.Local(dst))
 		sim.results = plan.Rules(p.Family).Trace(p)
 		return sim
 	}

@@ -37,8 +37,9 @@ func haveIPVS() error {
 
 // contents is how much of what the Services need is in IPVS.
 type contents struct {
-	servers int // virtual servers on addresses of Services
-	dests   int // their destinations that take connections
+	servers  int // virtual servers on addresses of Services
+	dests    int // their destinations that take connections
+	draining int // and those that take none
 }
 
 func (s spec) contents() contents {
@@ -89,7 +90,11 @@ func parseContents(r io.Reader) (contents, error) {
 				c.servers++
 			}
 		case len(fields) >= 4 && fields[0] == "->":
-			if ours && fields[3] != "0" {
+			switch {
+			case !ours:
+			case fields[3] == "0":
+				c.draining++
+			default:
 				c.dests++
 			}
 		default:
@@ -196,6 +201,26 @@ func (n *network) state(ctx context.Context, v variant) (lines, error) {
 		return nil
 	})
 	return all, err
+}
+
+// hasSet tells whether there is an ipset in a state.
+func (l lines) hasSet(name string) bool {
+	for line := range l {
+		if strings.HasPrefix(line, "ipset save: create "+name+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+// hasChain ignores the table and the family.
+func (l lines) hasChain(name string) bool {
+	for line := range l {
+		if strings.Contains(line, "tables-save: :"+name+" ") {
+			return true
+		}
+	}
+	return false
 }
 
 // withoutCounters removes what iptables-save says of time and packets, and what

@@ -30,14 +30,14 @@ TCP  0A60000B:0050 rr
   -> 0AF40204:1F90      Masq    1      0          0
 `
 	got, err := parseContents(strings.NewReader(text))
-	if want := (contents{servers: 2, dests: 2}); err != nil || got != want {
+	if want := (contents{servers: 2, dests: 2, draining: 1}); err != nil || got != want {
 		t.Errorf("parseContents = %v, %v, want %v", got, err, want)
 	}
 	s := spec{Services: 3, Probes: 2, Endpoints: 10}
 	if got, want := s.contents(), (contents{servers: 5, dests: 32}); got != want {
 		t.Errorf("contents of a spec = %v, want %v", got, want)
 	}
-	if (contents{5, 31}).covers(s.contents()) || !(contents{6, 32}).covers(s.contents()) {
+	if (contents{servers: 5, dests: 31}).covers(s.contents()) || !(contents{servers: 6, dests: 32}).covers(s.contents()) {
 		t.Error("covers is wrong")
 	}
 }
@@ -50,51 +50,86 @@ func netlinkRequest(kind, flags uint16, body ...byte) []byte {
 	return append(append(b, make([]byte, 8)...), body...)
 }
 
+// netlinkAttr makes an attribute, padded.
+func netlinkAttr(number uint16, payload ...byte) []byte {
+	b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(payload)))
+	b = append(binary.NativeEndian.AppendUint16(b, number), payload...)
+	return append(b, make([]byte, -len(b)&3)...)
+}
+
 func TestCountWrites(t *testing.T) {
-	const ipvs, ask = 35, unix.NLM_F_REQUEST
-	padded := append(netlinkRequest(ipvs, ask, 1, 1, 0, 0, 9), 0, 0, 0)
-	ipset := func(cmd uint16) uint16 { return unix.NFNL_SUBSYS_IPSET<<8 | cmd }
+	const ipvs, ask, nested = 35, unix.NLM_F_REQUEST, 0x8000
+	about := func(cmd byte, addr ...byte) []byte {
+		server := append(netlinkAttr(1, 2, 0), append(netlinkAttr(2, 6, 0), netlinkAttr(3, addr...)...)...)
+		return netlinkRequest(ipvs, ask, append([]byte{cmd, 1, 0, 0}, netlinkAttr(nested|1, server...)...)...)
+	}
+	ipset := func(cmd uint16, name string) []byte {
+		body := append([]byte{2, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0}, netlinkAttr(2, append([]byte(name), 0)...)...)
+		return netlinkRequest(unix.NFNL_SUBSYS_IPSET<<8|cmd, ask, body...)
+	}
+	odd := append(netlinkRequest(ipvs, ask, 17, 1, 0, 0, 9), 0, 0, 0) // flush, and a length to be padded
+	service, other := []byte{10, 96, 0, 10}, []byte{198, 51, 100, 0}
 	tests := []struct {
 		name     string
 		protocol uint16
 		buf      []byte
 		want     writes
 	}{
-		{"a batch to IPVS, padded", unix.NETLINK_GENERIC, append(padded, netlinkRequest(ipvs, ask, 5, 1, 0, 0)...), writes{ipvs: 2}},
-		{"reading IPVS", unix.NETLINK_GENERIC, append(netlinkRequest(ipvs, ask, 4, 1, 0, 0), netlinkRequest(ipvs, ask, 8, 1, 0, 0)...), writes{}},
+		{"a batch to IPVS", unix.NETLINK_GENERIC, append(about(1, service...), about(5, service...)...), writes{ipvs: 2}},
+		{"padded", unix.NETLINK_GENERIC, append(odd, about(3, service...)...), writes{ipvs: 2}},
+		{"trying a scheduler", unix.NETLINK_GENERIC, append(about(1, other...), about(3, other...)...), writes{trials: 2}},
+		{"reading IPVS", unix.NETLINK_GENERIC, append(about(4, service...), about(8, service...)...), writes{}},
 		{"timeouts of IPVS", unix.NETLINK_GENERIC, netlinkRequest(ipvs, ask, 12, 1, 0, 0), writes{}},
 		{"another family", unix.NETLINK_GENERIC, netlinkRequest(16, ask, 1, 1, 0, 0), writes{}},
 		{"an answer", unix.NETLINK_GENERIC, netlinkRequest(ipvs, unix.NLM_F_MULTI, 1, 1, 0, 0), writes{}},
-		{"sets", unix.NETLINK_NETFILTER, append(netlinkRequest(ipset(9), ask), netlinkRequest(ipset(7), ask)...), writes{ipset: 1}},
-		{"the connection tracker", unix.NETLINK_NETFILTER, netlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|2, ask), writes{}},
-		{"nftables", unix.NETLINK_NETFILTER, netlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|6, ask), writes{nft: 1}},
+		{"sets", unix.NETLINK_NETFILTER, append(ipset(9, "FL4-VIP"), ipset(7, "FL4-VIP")...), writes{ipset: 1}},
+		{"trying a set", unix.NETLINK_NETFILTER, append(ipset(2, "FL4-VI"), ipset(3, "FL4-VI")...), writes{trials: 2}},
+		{"the connection tracker", unix.NETLINK_NETFILTER, netlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|2, ask, 2, 0, 0, 0), writes{}},
+		{"nftables", unix.NETLINK_NETFILTER, netlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|6, ask, 2, 0, 0, 0), writes{nft: 1}},
 		{"a route", unix.NETLINK_ROUTE, netlinkRequest(unix.RTM_NEWROUTE, ask), writes{routing: 1}},
 		{"a dump of links", unix.NETLINK_ROUTE, netlinkRequest(unix.RTM_GETLINK, ask|unix.NLM_F_DUMP), writes{}},
 		{"cut off", unix.NETLINK_ROUTE, netlinkRequest(unix.RTM_NEWROUTE, ask, 1, 2, 3)[:17], writes{}},
 	}
 	for _, tt := range tests {
 		var got writes
-		got.count(tt.protocol, ipvs, tt.buf)
-		if got != tt.want {
-			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)
+		got.count(tt.protocol, known{ipvs, func(name string) bool { return name == "FL4-VIP" }}, tt.buf)
+		noted := 0
+		for _, n := range got.what {
+			noted += n
+		}
+		if all := got.ipvs + got.ipset + got.routing + got.nft + got.trials; noted != all {
+			t.Errorf("%s: %d requests, %v of them noted", tt.name, all, got.what)
+		}
+		got.what = nil
+		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(writes{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
 	}
 }
 
-func TestWritesRules(t *testing.T) {
-	for line, want := range map[string]bool{
-		"":                                 false,
-		"iptables --version":               false,
-		"iptables -w 5 -C X -t nat -j Y":   false,
-		"iptables -w 5 -N X -t nat":        true,
-		"iptables-legacy -A X -j Y":        true,
-		"iptables-save -t nat":             false,
-		"ip6tables-restore -w 5 --noflush": true,
-		"iptables-legacy-restore --test":   false,
+func TestChainWritten(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                               "",
+		"iptables --version":             "",
+		"iptables -w 5 -C X -t nat -j Y": "",
+		"iptables -w 5 -N X -t nat":      "X",
+		"iptables-legacy -A X -j Y":      "X",
+		"iptables-save -t nat":           "",
+		":FL-A - [0:0]":                  "FL-A",
+		"-A FL-B -m comment -j FL-A":     "FL-B",
+		"-X FL-C":                        "FL-C",
+		"*nat":                           "",
+		"COMMIT":                         "",
 	} {
-		if got := writesRules(strings.Fields(line)); got != want {
-			t.Errorf("writesRules(%q) = %v, want %v", line, got, want)
+		if got, ok := chainWritten(strings.Fields(line)); got != want || ok != (want != "") {
+			t.Errorf("chainWritten(%q) = %q, %v, want %q", line, got, ok, want)
 		}
+	}
+	l := lines{}
+	l.add("x iptables-save: ", ":FL-A -\n")
+	l.add("ipset save: ", "create FL4-VIP hash:ip,port\n")
+	if !l.hasChain("FL-A") || l.hasChain("FL") || !l.hasSet("FL4-VIP") || l.hasSet("FL4") {
+		t.Error("hasChain or hasSet is wrong")
 	}
 }
 
@@ -131,7 +166,7 @@ func TestReportIPVS(t *testing.T) {
 	for _, want := range []string{
 		"### 10,000 Services × 10 endpoints, IPVS (v1)\n",
 		"| **cold start, all of these, s** | > 900 | 4.50 | < 0.005 |\n",
-		"| restart without a change: requests to write to IPVS | 1234 | 0 | 0.00 |\n",
+		"| restart without a change: requests to write, to virtual servers | 1234 | 0 | 0.00 |\n",
 		"| CPU until then, s | – | – | – |\n",
 	} {
 		if !strings.Contains(out.String(), want) {

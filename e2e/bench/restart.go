@@ -64,7 +64,10 @@ func (t *trial) restartChanged(ctx context.Context) error {
 	return err
 }
 
-func (t *trial) restartSame(ctx context.Context) (err error) {
+func (t *trial) restartSame(ctx context.Context) error {
+	if err := t.drained(ctx); err != nil {
+		return err
+	}
 	if err := t.kill(); err != nil {
 		return err
 	}
@@ -72,24 +75,11 @@ func (t *trial) restartSame(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	tap, err := newTap(ctx, t.network)
-	if err != nil {
-		return fmt.Errorf("cannot see what is asked of the kernel: %w", err)
-	}
-	closed := false
-	defer func() {
-		if !closed {
-			_, cerr := tap.close()
-			err = errors.Join(err, cerr)
-		}
-	}()
 	before, err := t.network.state(ctx, t.variant)
 	if err != nil {
 		return err
 	}
-	stop := t.connecting(ctx)
-	err = t.observe(ctx, watch.dir)
-	failed, tries := stop()
+	seen, failed, err := t.watched(ctx, watch.dir, before)
 	if err != nil {
 		return err
 	}
@@ -97,34 +87,60 @@ func (t *trial) restartSame(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	closed = true
-	seen, err := tap.close()
+	rules, trials, err := watch.written(before.hasChain)
 	if err != nil {
 		return err
 	}
-	commands, all, err := watch.calls()
-	if err != nil {
-		return err
-	}
-	t.addWrites(seen, commands, before.difference(after))
-	t.out.add(restartFailed, float64(failed))
-	t.log.Info("observed", "writes", fmt.Sprintf("%+v", seen), "commands", all, "writing", commands, "connections", tries)
-	return nil
-}
-
-func (t *trial) addWrites(seen writes, commands int, changed []string) {
+	changed := before.difference(after)
 	t.out.add(restartIPVS, float64(seen.ipvs))
 	t.out.add(restartIPSet, float64(seen.ipset))
 	t.out.add(restartRouting, float64(seen.routing))
-	t.out.add(restartIptables, float64(commands))
+	t.out.add(restartIptables, float64(len(rules)))
+	t.out.add(restartTrials, float64(seen.trials+trials))
 	t.out.add(restartDiffers, float64(len(changed)))
+	t.out.add(restartFailed, float64(failed))
 	if seen.lost > 0 {
 		t.out.problem(fmt.Errorf("%d requests of the restarted proxy were not seen", seen.lost))
 	}
 	const quote = 5
-	for _, line := range changed[:min(quote, len(changed))] {
-		t.log.Info("differs after the restart", "line", line)
+	t.log.Info("restarted", "netlink", seen.what, "chains", rules[:min(quote, len(rules))], "changed", changed[:min(quote, len(changed))])
+	return nil
+}
+
+// drained waits until no destination is on its way out, which takes as long as
+// the connections to it have until they time out.
+func (t *trial) drained(ctx context.Context) error {
+	const tick, limit = 10 * time.Second, 4 * time.Minute
+	for begun := time.Now(); ; {
+		c, err := t.network.contents()
+		if err != nil {
+			return err
+		}
+		if c.draining == 0 {
+			return t.rest(ctx, t.options.flipTimeout)
+		}
+		if time.Since(begun) > limit {
+			t.log.Warn("some destinations are still draining", "number", c.draining)
+			return nil
+		}
+		if err := sleep(ctx, tick); err != nil {
+			return err
+		}
 	}
+}
+
+// watched starts the proxy, with everything it asks for seen, and connections
+// being made all the while, of which it returns how many failed.
+func (t *trial) watched(ctx context.Context, shim string, before lines) (seen writes, failed int, err error) {
+	tap, err := newTap(ctx, t.network, before.hasSet)
+	if err != nil {
+		return seen, 0, fmt.Errorf("cannot see what is asked of the kernel: %w", err)
+	}
+	stop := t.connecting(ctx)
+	err = t.observe(ctx, shim)
+	failed = stop()
+	seen, cerr := tap.close()
+	return seen, failed, errors.Join(err, cerr)
 }
 
 // observe starts the proxy and waits until it has been at rest, and for as long
@@ -141,14 +157,13 @@ func (t *trial) observe(ctx context.Context, shim string) (err error) {
 
 // connecting makes connections to a Service, one after the other, until stop is
 // called, which returns how many of them failed.
-func (t *trial) connecting(ctx context.Context) (stop func() (failed, all int)) {
+func (t *trial) connecting(ctx context.Context) (stop func() (failed int)) {
 	const pause = 20 * time.Millisecond
 	ctx, cancel := context.WithCancel(ctx)
-	failed, all := 0, 0
+	failed := 0
 	var done sync.WaitGroup
 	done.Go(func() {
 		for sleep(ctx, pause) == nil {
-			all++
 			err := t.network.pod.Do(func() error {
 				_, err := timeConnect(vip(0))
 				return err
@@ -158,9 +173,9 @@ func (t *trial) connecting(ctx context.Context) (stop func() (failed, all int)) 
 			}
 		}
 	})
-	return func() (int, int) {
+	return func() int {
 		cancel()
 		done.Wait()
-		return failed, all
+		return failed
 	}
 }

@@ -40,7 +40,8 @@ const (
 	restartIPVS     metric = "restart_ipvs_writes"
 	restartIPSet    metric = "restart_ipset_writes"
 	restartRouting  metric = "restart_routing_writes"
-	restartIptables metric = "restart_iptables_commands"
+	restartIptables metric = "restart_iptables_writes"
+	restartTrials   metric = "restart_trials"
 	restartDiffers  metric = "restart_lines_that_differ"
 	restartFailed   metric = "restart_failed_connections"
 

@@ -25,6 +25,11 @@ type bench struct {
 // error that is not a proxy's; the outcomes before it stay.
 func (b *bench) all(ctx context.Context) error {
 	for _, v := range b.options.variants {
+		if b.options.mode == modeIPVS {
+			if err := b.warmUp(ctx, v); err != nil {
+				return fmt.Errorf("warm up: %w", err)
+			}
+		}
 		for _, n := range b.options.services {
 			if v == nft && n > b.options.nftMax {
 				b.remarks = append(b.remarks, fmt.Sprintf(
@@ -130,6 +135,30 @@ func (b *bench) roundIPVS(ctx context.Context, v variant, n, round int) error {
 		return err
 	}
 	return errors.Join(b.connect(ctx, v, []contender{bare}), bare.network.close())
+}
+
+// warmUp lets every proxy start once with one Service: kernel modules are loaded,
+// and programs are read from the disk, whoever comes first.
+func (b *bench) warmUp(ctx context.Context, v variant) error {
+	for _, s := range b.subjects {
+		log := b.log.With("proxy", s.name)
+		log.Info("warming up")
+		out := &outcome{Proxy: s.name, Variant: v, Services: 1}
+		t, err := newTrial(ctx, trial{
+			options: b.options, subject: s, variant: v, shim: b.shims[v], out: out, log: log,
+			spec: spec{Services: 1, Endpoints: 1},
+		})
+		if err != nil {
+			return err
+		}
+		if err := t.coldStartIPVS(ctx); err != nil {
+			log.Warn("it did not start", "err", errors.Join(err, t.run.ended()))
+		}
+		if err := errors.Join(context.Cause(ctx), t.run.close(), t.network.close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // calm waits until the machine has little to do: the kernel takes a network

@@ -13,11 +13,18 @@ import (
 	"strings"
 )
 
-// spyScript stands for one of the iptables programs, and notes how it was called.
-const spyScript = `#!/bin/sh
+// The scripts stand for the iptables programs, and note how they were called; that
+// for iptables-restore also notes what it was given.
+const (
+	spyScript = `#!/bin/sh
 echo "${0##*/} $*" >>'%s'
 exec '%s' "${0##*/}" "$@"
 `
+	spyRestore = `#!/bin/sh
+case " $* " in *" --version "* | *" -V "* | *" --test "* | *" -t "*) exec '%[2]s' "${0##*/}" "$@" ;; esac
+tee -a '%[1]s' | '%[2]s' "${0##*/}" "$@"
+`
+)
 
 // spy is a folder of iptables programs that note how they are called. The legacy
 // ones do not speak netlink, so that is the way to see them write.
@@ -33,11 +40,12 @@ func newSpy(dir string, v variant) (*spy, error) {
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return nil, err
 	}
-	script := fmt.Appendf(nil, spyScript, s.log, target)
+	scripts := map[string]string{"": spyScript, "-save": spyScript, "-restore": spyRestore}
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, kind := range []string{"", "-" + string(v)} {
-			for _, suffix := range []string{"", "-save", "-restore"} {
-				if err := os.WriteFile(filepath.Join(s.dir, family+kind+suffix), script, 0o755); err != nil {
+			for suffix, script := range scripts {
+				text := fmt.Appendf(nil, script, s.log, target)
+				if err := os.WriteFile(filepath.Join(s.dir, family+kind+suffix), text, 0o755); err != nil {
 					return nil, err
 				}
 			}
@@ -46,36 +54,41 @@ func newSpy(dir string, v variant) (*spy, error) {
 	return s, nil
 }
 
-// calls returns how many of the calls so far were to change something.
-func (s *spy) calls() (writing, all int, err error) {
+// written returns what the programs were asked to change in chains that there
+// were before, in the words of iptables, and how much they were asked to change
+// elsewhere.
+func (s *spy) written(exists func(chain string) bool) (inForce []string, trials int, err error) {
 	data, err := os.ReadFile(s.log)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, nil
+		return nil, 0, nil
 	}
 	for line := range strings.Lines(string(data)) {
-		all++
-		if writesRules(strings.Fields(line)) {
-			writing++
+		chain, ok := chainWritten(strings.Fields(line))
+		switch {
+		case !ok:
+		case exists(chain):
+			inForce = append(inForce, strings.TrimSpace(line))
+		default:
+			trials++
 		}
 	}
-	return writing, all, err
+	return inForce, trials, err
 }
 
-// writesRules reports whether a command line of iptables is to change something.
-func writesRules(words []string) bool {
-	if len(words) == 0 {
-		return false
+// chainWritten returns the chain that a command line of iptables, or a line that
+// iptables-restore reads, is to change; false if it changes none.
+func chainWritten(words []string) (chain string, ok bool) {
+	if len(words) == 0 || strings.HasSuffix(words[0], "-save") {
+		return "", false
 	}
-	has := func(flags ...string) bool {
-		return slices.ContainsFunc(words[1:], func(w string) bool { return slices.Contains(flags, w) })
+	if name, ok := strings.CutPrefix(words[0], ":"); ok {
+		return name, true
 	}
-	switch {
-	case strings.HasSuffix(words[0], "-save"):
-		return false
-	case strings.HasSuffix(words[0], "-restore"):
-		return !has("--test", "-t", "--version", "-V")
-	default:
-		return has("-A", "-I", "-D", "-R", "-N", "-X", "-F", "-P", "-E", "-Z", "--append", "--insert", "--delete",
-			"--replace", "--new-chain", "--delete-chain", "--flush", "--policy", "--rename-chain", "--zero")
+	changing := []string{"-A", "-I", "-D", "-R", "-N", "-X", "-F", "-P", "-E", "-Z"}
+	for i, w := range words[:len(words)-1] {
+		if slices.Contains(changing, w) {
+			return words[i+1], true
+		}
 	}
+	return "", false
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -17,8 +18,14 @@ import (
 // writes counts requests to change the kernel, by what they are about. The
 // kernel may have found nothing to do: a set that exists is "created" again.
 type writes struct {
-	ipvs, ipset, routing, nft int
-	lost                      int // messages that were not seen
+	ipvs    int // virtual servers of Services, and their destinations
+	ipset   int // sets that there were before
+	routing int // links, addresses, routes, rules
+	nft     int
+	trials  int // other virtual servers and sets: a proxy tries what the kernel can do
+	lost    int // messages that were not seen
+
+	what map[string]int // the requests, as "ipvs 5": the number is that of the command
 }
 
 // tap listens to all that the programs in one network namespace ask of the kernel
@@ -26,7 +33,7 @@ type writes struct {
 type tap struct {
 	ns     interface{ Do(func() error) error }
 	fd     int
-	genl   uint16 // message type of IPVS
+	known  known
 	done   sync.WaitGroup
 	remove func() error
 
@@ -37,8 +44,15 @@ type tap struct {
 
 const tapName = "bench-nlmon"
 
+// known is what it takes to understand messages.
+type known struct {
+	genl uint16 // message type of IPVS under NETLINK_GENERIC
+	sets func(name string) bool
+}
+
 // newTap needs the kernel module nlmon. What is done after it returned is counted.
-func newTap(ctx context.Context, n *network) (*tap, error) {
+// The function tells which ipsets there are.
+func newTap(ctx context.Context, n *network, sets func(name string) bool) (*tap, error) {
 	family, err := netlink.GenlFamilyGet("IPVS")
 	if err != nil {
 		return nil, fmt.Errorf("ask for the number of IPVS: %w", err)
@@ -46,7 +60,7 @@ func newTap(ctx context.Context, n *network) (*tap, error) {
 	if _, err := n.node.Output(ctx, "ip", "link", "add", tapName, "type", "nlmon"); err != nil {
 		return nil, err
 	}
-	t := &tap{ns: n.node, genl: family.ID, remove: func() error {
+	t := &tap{ns: n.node, known: known{family.ID, sets}, remove: func() error {
 		_, err := n.node.Output(context.WithoutCancel(ctx), "ip", "link", "del", tapName)
 		return err
 	}}
@@ -111,7 +125,7 @@ func (t *tap) run() {
 		t.mu.Lock()
 		ended := t.ended
 		if link, ok := from.(*unix.SockaddrLinklayer); ok && err == nil {
-			t.counts.count(toBigEndian(link.Protocol), t.genl, buf[:n])
+			t.counts.count(toBigEndian(link.Protocol), t.known, buf[:n])
 		}
 		t.mu.Unlock()
 		idle := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
@@ -135,8 +149,8 @@ func (t *tap) close() (writes, error) {
 }
 
 // count looks at the messages of one buffer. The protocol is that of the netlink
-// socket, genl the message type of IPVS under NETLINK_GENERIC.
-func (w *writes) count(protocol, genl uint16, buf []byte) {
+// socket.
+func (w *writes) count(protocol uint16, k known, buf []byte) {
 	for len(buf) >= unix.SizeofNlMsghdr {
 		size := binary.NativeEndian.Uint32(buf)
 		kind, flags := binary.NativeEndian.Uint16(buf[4:]), binary.NativeEndian.Uint16(buf[6:])
@@ -144,7 +158,7 @@ func (w *writes) count(protocol, genl uint16, buf []byte) {
 			return
 		}
 		if flags&unix.NLM_F_REQUEST != 0 {
-			w.message(protocol, genl, kind, buf[unix.SizeofNlMsghdr:size])
+			w.message(protocol, kind, k, buf[unix.SizeofNlMsghdr:size])
 		}
 		buf = buf[min(len(buf), int(size+3)&^3):]
 	}
@@ -152,26 +166,73 @@ func (w *writes) count(protocol, genl uint16, buf []byte) {
 
 // message counts one message if it is to write. IPVS's timeouts are settings, as
 // sysctls are, and the connection tracker's entries are no rules.
-func (w *writes) message(protocol, genl, kind uint16, body []byte) {
+func (w *writes) message(protocol, kind uint16, k known, body []byte) {
+	const header = 4 // of generic netlink and of netfilter, before the attributes
 	switch {
 	case protocol == unix.NETLINK_ROUTE && kind >= unix.RTM_BASE:
 		if kind&3 != unix.RTM_GETLINK&3 {
-			w.routing++
+			w.note(&w.routing, "route", kind)
 		}
-	case protocol == unix.NETLINK_GENERIC && kind == genl && len(body) > 0:
+	case len(body) < header:
+	case protocol == unix.NETLINK_GENERIC && kind == k.genl:
 		switch body[0] {
 		case 1, 2, 3, 5, 6, 7, 16, 17: // NEW, SET, DEL of SERVICE and DEST, ZERO, FLUSH
-			w.ipvs++
+			w.note(w.ifAbout(&w.ipvs, aboutService(body[header:])), "ipvs", uint16(body[0]))
 		}
 	case protocol == unix.NETLINK_NETFILTER && kind>>8 == unix.NFNL_SUBSYS_IPSET:
 		switch kind & 0xff {
 		case 2, 3, 4, 5, 6, 9, 10: // CREATE, DESTROY, FLUSH, RENAME, SWAP, ADD, DEL
-			w.ipset++
+			const setName = 2
+			name := strings.TrimRight(string(attribute(body[header:], setName)), "\x00")
+			w.note(w.ifAbout(&w.ipset, k.sets(name)), "ipset", kind&0xff)
 		}
 	case protocol == unix.NETLINK_NETFILTER && kind>>8 == unix.NFNL_SUBSYS_NFTABLES:
 		switch kind & 0xff {
 		case 0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20: // NEW and DEL of TABLE, CHAIN, RULE, SET, SETELEM, OBJ
-			w.nft++
+			w.note(&w.nft, "nft", kind&0xff)
 		}
 	}
+}
+
+func (w *writes) ifAbout(n *int, about bool) *int {
+	if about {
+		return n
+	}
+	return &w.trials
+}
+
+func (w *writes) note(n *int, name string, command uint16) {
+	*n++
+	if w.what == nil {
+		w.what = map[string]int{}
+	}
+	if n == &w.trials {
+		name = "trial " + name
+	}
+	w.what[fmt.Sprint(name, " ", command)]++
+}
+
+// aboutService reports whether a message to IPVS, without its header, is about a
+// Service's virtual server, or about all of them.
+func aboutService(attributes []byte) bool {
+	const service, address = 1, 3 // IPVS_CMD_ATTR_SERVICE, and IPVS_SVC_ATTR_ADDR in it
+	of := attribute(attributes, service)
+	addr := attribute(of, address)
+	return of == nil || len(addr) >= 4 && addr[0] == 10 && addr[1] == 96
+}
+
+// attribute returns the payload of a netlink attribute; nil if there is none.
+func attribute(list []byte, number uint16) []byte {
+	const header, kindMask = 4, 0x3fff
+	for len(list) >= header {
+		size := int(binary.NativeEndian.Uint16(list))
+		if size < header || size > len(list) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(list[2:])&kindMask == number {
+			return list[header:size]
+		}
+		list = list[min(len(list), (size+3)&^3):]
+	}
+	return nil
 }

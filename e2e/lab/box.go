@@ -51,7 +51,7 @@ func (b *box) fill(k *Kernel) error {
 		"vars":   b.vars(k),
 		"init":   "#!/bin/sh\n" + b.vars(k) + ". \"$lab/uml.sh\"\n",
 		"lines":  fmt.Sprintf("output=%s\nresult=%s\n", k.output, k.result),
-		"job":    b.job.script(),
+		"job":    b.job.script(k),
 		"shares": shares,
 	}
 	if b.job.Input != nil {
@@ -119,7 +119,7 @@ func hidden(path string) bool {
 
 // script is what a shell runs to do the job. The environment it begins with is
 // that of process 1.
-func (j *Job) script() string {
+func (j *Job) script(k *Kernel) string {
 	env := j.Env
 	if env == nil {
 		env = os.Environ()
@@ -130,11 +130,12 @@ func (j *Job) script() string {
 		switch {
 		case !ok || !identifier(name) || slices.Contains([]string{"TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}, name):
 		case name == "PATH":
-			fmt.Fprintf(&s, "export PATH=\"$PATH\":%s\n", quote(value))
+			fmt.Fprintf(&s, "export PATH=%s:\"$PATH\"\n", quote(value))
 		default:
 			fmt.Fprintf(&s, "export %s=%s\n", name, quote(value))
 		}
 	}
+	fmt.Fprintf(&s, "export %s=%s\n", Inside, quote(k.Name))
 	if j.Dir != "" {
 		fmt.Fprintf(&s, "cd %s || exit 126\n", quote(j.Dir))
 	}

@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// powerOff is how long a guest may take to end after it has told its result.
-const powerOff = 10 * time.Second
+// Limits that no machine comes near to, however busy.
+const (
+	bootLimit     = 2 * time.Minute  // until the job is begun
+	powerOffLimit = 20 * time.Second // from its end to that of the guest
+)
 
 // A guest is the processes that a guest is made of, on the host.
 type guest struct {
@@ -22,17 +25,41 @@ type guest struct {
 	servers []*process // of files; they end with the guest or are ended
 }
 
-// wait returns when nothing is left of the guest. It ends with ctx.
+// wait returns when nothing is left of the guest, with why it is to be blamed.
+// It ends the guest when ctx ends, when it hangs before the job begins, and when
+// it is still there after the result was told.
 func (g *guest) wait(ctx context.Context, l *lines) error {
-	select {
-	case <-g.main.done:
-	case <-ctx.Done():
-	}
-	err := g.main.end()
+	err := g.watch(ctx, l)
+	err = errors.Join(err, g.main.end())
 	for _, s := range g.servers {
 		s.end()
 	}
 	return err
+}
+
+func (g *guest) watch(ctx context.Context, l *lines) error {
+	limit := time.NewTimer(bootLimit)
+	defer limit.Stop()
+	begun, told := l.begun, l.told
+	for {
+		select {
+		case <-begun:
+			begun = nil
+			limit.Stop()
+		case <-told:
+			told = nil
+			limit.Reset(powerOffLimit)
+		case <-limit.C:
+			if told == nil {
+				return nil // it only does not know how to power off
+			}
+			return fmt.Errorf("the job has not begun after %v", bootLimit)
+		case <-g.main.done:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // A process is a program of the host that takes all its children with it when

@@ -34,12 +34,13 @@ type Kernel struct {
 type Job struct {
 	Path string   // required: absolute, as the host knows it
 	Args []string // without the name of the program
-	// Env is the whole environment; nil means that of this process. PATH and
-	// TMPDIR are the guest's, but PATH ends with what the host's begins with.
+	// Env is the whole environment; nil means that of this process. TMPDIR is left
+	// out, the usual folders are added to PATH, and [Inside] is set.
 	Env []string
 	Dir string // to start in; empty means /
 	// Share lists files and folders below /tmp, /var/tmp or /run that the guest is
-	// to see, read only, at the same path. Path and Dir need not be repeated.
+	// to see at the same path. Folders can be written to as any other, files
+	// cannot. Path and Dir need not be repeated.
 	Share []string
 	// Timeout ends a guest that hangs. 0 leaves that to the context.
 	Timeout time.Duration

@@ -22,8 +22,11 @@ type lines struct {
 	output  wire
 	result  wire
 
+	begun chan struct{} // closed when the guest says that it begins with the job
+	told  chan struct{} // closed when it has said the exit code
+
 	readers sync.WaitGroup
-	text    strings.Builder // read from result; valid once readers are done
+	code    int // of the job, valid once told is closed
 }
 
 // A wire is a connected pair of sockets.
@@ -62,7 +65,10 @@ func newLines(j *Job) (*lines, error) {
 		output.close()
 		return nil, err
 	}
-	return &lines{job: j, console: &console{}, output: output, result: result}, nil
+	return &lines{
+		job: j, console: &console{}, output: output, result: result,
+		begun: make(chan struct{}), told: make(chan struct{}),
+	}, nil
 }
 
 func (l *lines) close() {
@@ -76,7 +82,7 @@ func (l *lines) begin() {
 	l.output.there.Close()
 	l.result.there.Close()
 	l.readers.Go(l.readOutput)
-	l.readers.Go(func() { io.Copy(&l.text, l.result.here) })
+	l.readers.Go(l.readResult)
 	if l.job.Input != nil {
 		// Nobody waits for this one: there is no way to end a Read of any Reader.
 		go io.Copy(l.output.here, l.job.Input)
@@ -104,12 +110,34 @@ func (l *lines) readOutput() {
 	}
 }
 
+// readResult hears "begin" and "exit N" once each. Anything else is noise.
+func (l *lines) readResult() {
+	begun, told := false, false
+	for lines := bufio.NewScanner(l.result.here); lines.Scan(); {
+		line := strings.TrimSpace(lines.Text())
+		if line == "begin" && !begun {
+			begun = true
+			close(l.begun)
+		}
+		text, ok := strings.CutPrefix(line, "exit ")
+		code, err := strconv.Atoi(text)
+		if ok && err == nil && !told {
+			told = true
+			l.code = code
+			close(l.told)
+		}
+	}
+}
+
 // exitCode waits until the guest has closed its ends, so it must have ended.
-func (l *lines) exitCode() (int, bool) {
+func (l *lines) exitCode() (code int, ok bool) {
 	l.readers.Wait()
-	text, ok := strings.CutPrefix(strings.TrimSpace(l.text.String()), "exit ")
-	code, err := strconv.Atoi(text)
-	return code, ok && err == nil
+	select {
+	case <-l.told:
+		return l.code, true
+	default:
+		return -1, false
+	}
 }
 
 // console keeps the end of what is written to it.

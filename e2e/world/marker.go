@@ -170,8 +170,8 @@ func (w *World) Await(ctx context.Context, m *Marker, p *Proxy) error {
 	defer cancel()
 	w.mu.Lock()
 	old := w.awaited
-	if w.awaitedOf != p {
-		old = nil
+	if w.awaitedOf != p || p != nil && p.mode == IPVSDevice {
+		old = nil // in device mode, nobody else gets what is sent to its addresses
 	}
 	w.mu.Unlock()
 	for i, pod := range markerPod().Slice() {

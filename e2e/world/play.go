@@ -24,7 +24,7 @@ const (
 	silence  = time.Second
 )
 
-// maxFlows is the number of flows under way at once.
+// maxFlows is the number of destinations that flows are under way to at once.
 const maxFlows = 48
 
 // A Failure is a flow, or something else, that is not as a case says.
@@ -147,20 +147,25 @@ func (w *World) protocol(p service.Protocol) (netns.Proto, bool) {
 // Failures lack the name of the case.
 func (w *World) Play(ctx context.Context, s *servicetest.Step) Report {
 	var rep Report
-	var inOrder, atOnce []*servicetest.FlowExpect
+	var inOrder []*servicetest.FlowExpect
+	// What takes turns among endpoints could give two callers that do so as well
+	// always the same ones: only callers of different destinations play at once.
+	atOnce := make(map[destination][]*servicetest.FlowExpect)
 	for i := range s.Flows {
 		f := &s.Flows[i]
 		switch _, ok := w.protocol(f.Flow.Protocol); {
 		case !ok:
 			rep.skip("the kernel has no sockets for "+f.Flow.Protocol.String(), 1)
+			continue
 		case sticky(s, f):
 			// Two first packets of one client at once would both choose.
 			inOrder = append(inOrder, f)
 		default:
-			atOnce = append(atOnce, f)
+			to := destination{f.Flow.Protocol, f.Flow.Dst}
+			atOnce[to] = append(atOnce[to], f)
 		}
+		rep.Flows++
 	}
-	rep.Flows = len(inOrder) + len(atOnce)
 	var mu sync.Mutex
 	one := func(f *servicetest.FlowExpect, sticky bool) {
 		probes, err := w.playFlow(ctx, f, sticky)
@@ -173,10 +178,12 @@ func (w *World) Play(ctx context.Context, s *servicetest.Step) Report {
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxFlows)
-	for _, f := range atOnce {
+	for _, to := range atOnce {
 		slots <- struct{}{}
 		wg.Go(func() {
-			one(f, false)
+			for _, f := range to {
+				one(f, false)
+			}
 			<-slots
 		})
 	}
@@ -186,6 +193,12 @@ func (w *World) Play(ctx context.Context, s *servicetest.Step) Report {
 	wg.Wait()
 	slices.SortFunc(rep.Failures, func(a, b Failure) int { return a.Line - b.Line })
 	return rep
+}
+
+// A destination is what flows have in common that one pool may serve.
+type destination struct {
+	protocol service.Protocol
+	addr     netip.AddrPort
 }
 
 // sticky reports whether a flow is to a Service with session affinity.

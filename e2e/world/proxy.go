@@ -22,9 +22,7 @@ type Program struct {
 	Path string
 	Args []string // the same for every case
 	Env  []string // added to the environment
-	// Drains says that the program uses IPVS, where what was removed stays as long
-	// as it has connections.
-	Drains bool
+	Mode Mode     // of fairlead; empty for other programs
 }
 
 // metricsAt is where programs that have something to say about themselves do so,
@@ -41,13 +39,16 @@ const (
 	IPVSDevice Mode = "ipvs-device" // virtual addresses are on a device
 )
 
+// drains reports whether what was removed stays as long as it has connections.
+func (m Mode) drains() bool { return m == IPVS || m == IPVSDevice }
+
 // Fairlead is the program under test at a path, with the flags that no case
 // changes. The variant is one of --iptables-variant.
 func Fairlead(path, variant string) Program { return FairleadMode(path, IPTables, variant) }
 
 // FairleadMode is Fairlead in a mode. Further arguments win over the usual ones.
 func FairleadMode(path string, mode Mode, variant string, extra ...string) Program {
-	p := Program{Path: path, Args: []string{
+	p := Program{Path: path, Mode: mode, Args: []string{
 		"--iptables-variant=" + variant, "--hostname-override=n1", "--v=2",
 		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=" + metricsAt.String(),
 	}}
@@ -57,7 +58,6 @@ func FairleadMode(path string, mode Mode, variant string, extra ...string) Progr
 		if mode == IPVSDevice {
 			vip = "device"
 		}
-		p.Drains = true
 		p.Args = append(p.Args, "--proxy-mode=ipvs", "--ipvs-vip-mode="+vip,
 			"--ipvs-min-sync-period=0s", "--ipvs-sync-period=30s",
 			// Connections of one case must not delay what the next expects.
@@ -104,6 +104,7 @@ func NodeArgs(c servicetest.Config, nodeCIDR bool) []string {
 // A Proxy is a proxy running on n1.
 type Proxy struct {
 	*netns.Process
+	mode Mode
 }
 
 // Start runs a program on n1 with further arguments. It returns at once: see
@@ -116,7 +117,7 @@ func (w *World) Start(ctx context.Context, prog Program, args ...string) (*Proxy
 	if err := p.Start(); err != nil {
 		return nil, err
 	}
-	return &Proxy{p}, nil
+	return &Proxy{p, prog.Mode}, nil
 }
 
 // LockFile is the lock of iptables-legacy on n1; the usual one is shared by all

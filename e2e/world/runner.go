@@ -108,7 +108,7 @@ func (s *session) apply(ctx context.Context, step *servicetest.Step) error {
 	if err := s.World.Await(ctx, s.marker, s.proxy); err != nil {
 		return err
 	}
-	if err := s.World.awaitQuiet(ctx, s.Program); err != nil {
+	if err := s.World.awaitQuiet(ctx, s.Program, s.marker); err != nil {
 		return err
 	}
 	if old != nil {

@@ -40,9 +40,15 @@ func (e *evaluator) sent(w path) {
 	for _, w := range e.steps(ws, step{NAT, "OUTPUT"}) {
 		w.route()
 		for _, b := range e.balance(w) {
-			if b.pkt.Balanced != w.pkt.Balanced && !b.self {
+			switch redirected := b.pkt.Balanced && !w.pkt.Balanced; {
+			case redirected && !b.self:
 				e.redirected(b)
-			} else {
+			case redirected && !w.self:
+				// To the node itself IPVS sends a packet by the route it has
+				// (ip_vs_nat_xmit), and this one leaves the node.
+				b.res.Verdict = Dropped
+				e.finish([]path{b})
+			default:
 				e.leave(b)
 			}
 		}

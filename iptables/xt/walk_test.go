@@ -49,6 +49,8 @@ func TestEvalIPVS(t *testing.T) {
 		switch p.Dst {
 		case ap("10.96.0.1:80"):
 			return []netip.AddrPort{pod, node}
+		case ap("10.97.0.2:80"):
+			return []netip.AddrPort{pod, node}
 		case ap("10.96.0.2:80"):
 			return []netip.AddrPort{}
 		}
@@ -71,6 +73,9 @@ func TestEvalIPVS(t *testing.T) {
 		{"is sent", Packet{Dst: ap("10.96.0.1:80")}, []outcome{
 			{pod, Accepted, 0.5, outWay + "mangle/OUTPUT " + postWay},
 			{node, Accepted, 0.5, outWay + postWay + loWay}}},
+		{"is sent, and not routed here", Packet{Dst: ap("10.97.0.2:80")}, []outcome{
+			{pod, Accepted, 0.5, outWay + "mangle/OUTPUT " + postWay},
+			{node, Dropped, 0.5, strings.TrimSpace(outWay)}}},
 		{"nothing there", Packet{In: "eth0", Dst: ap("10.96.0.2:80")}, []outcome{{netip.AddrPort{}, Rejected, 1, preWay + inWay}}},
 		{"nothing there for us", Packet{Dst: ap("10.96.0.2:80")}, []outcome{{netip.AddrPort{}, Rejected, 1, strings.TrimSpace(outWay)}}},
 		{"no such server", Packet{In: "eth0", Dst: ap("10.96.0.3:80")}, []outcome{{netip.AddrPort{}, Accepted, 1, preWay + inWay + " nat/INPUT"}}},

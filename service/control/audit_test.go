@@ -17,6 +17,14 @@ import (
 
 const ms = time.Millisecond
 
+// wish adds to r when the next audit is wanted.
+func (p *plane) wish(r service.Report, err error) service.Report {
+	if p.again != 0 && err == nil {
+		r.Again = time.Now().Add(p.again)
+	}
+	return r
+}
+
 // audits runs a loop with a sync period of 100 s, whose first regular audit is due
 // 75 to 95 s after the first sync, and returns when audits began, counted from
 // that sync.

@@ -53,14 +53,6 @@ func (p *plane) Audit(ctx context.Context) (service.Report, error) {
 	return p.wish(service.Report{Repaired: p.repairs}, err), err
 }
 
-// wish adds to r when the next audit is wanted.
-func (p *plane) wish(r service.Report, err error) service.Report {
-	if p.again != 0 && err == nil {
-		r.Again = time.Now().Add(p.again)
-	}
-	return r
-}
-
 func (p *plane) Cleanup(context.Context) error { panic("the loop must not clean up") }
 
 func (p *plane) call(ctx context.Context, what string, snap *service.Snapshot) error {

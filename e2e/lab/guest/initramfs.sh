@@ -15,4 +15,4 @@ mount -t virtiofs -o ro host "$host" || echo "lab: cannot see the host"
 . "$host$lab/root.sh"
 umount /dev
 umount /proc
-exec switch_root "$new" /bin/sh /run/lab/main.sh </dev/null
+exec switch_root "$new" /bin/sh /run/lab/main.sh

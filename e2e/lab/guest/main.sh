@@ -8,11 +8,12 @@ ip link set lo up
 # A line that is closed in between would lose what is under way.
 exec 5<>"$output" 6<>"$result"
 stty -F "$result" raw -echo
+echo begin >&6
 if [ -e /run/lab/interactive ]; then
-	setsid -c /bin/sh /run/lab/job <&5 >&5 2>&5
+	(exec setsid -c -w /bin/sh /run/lab/job <&5 >&5 2>&5)
 else
 	stty -F "$output" raw -echo
-	/bin/sh /run/lab/job </dev/null >&5 2>&5
+	(exec /bin/sh /run/lab/job </dev/null >&5 2>&5)
 fi
 code=$?
 stty -F "$output" drain

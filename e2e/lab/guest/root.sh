@@ -32,12 +32,25 @@ mkdir -p "$new/run/netns" "$new/run/lab" "$new/run/outside"
 
 mount -o bind "$host$modules" "$new/lib/modules" || die "no modules"
 mount -o bind "$host$lab" "$new/run/lab" || die "no job"
+shares=0
 while read -r share; do
+	shares=$((shares + 1))
+	case $share in
+	*[,:\\]*) overlay=no ;; # these mean something in the options of an overlay
+	*) overlay=yes ;;
+	esac
 	if [ -d "$host$share" ]; then
 		mkdir -p "$new$share"
 	else
-		mkdir -p "${new}${share%/*}"
+		overlay=no
+		mkdir -p "$new${share%/*}"
 		[ -e "$new$share" ] || : >"$new$share"
 	fi
-	mount -o bind "$host$share" "$new$share" || die "no $share"
+	if [ $overlay = yes ]; then
+		above=$memory/share$shares
+		mkdir -p "$above/upper" "$above/work"
+		mount -t overlay -o "lowerdir=$host$share,upperdir=$above/upper,workdir=$above/work" lab "$new$share"
+	else
+		mount -o bind "$host$share" "$new$share"
+	fi || die "no $share"
 done <"$host$lab/shares"

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/ipvs"
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+)
+
+// How often, and with which pause, sets are tried again that rules still hold:
+// the nft tables let go of them some time after the rules are gone.
+const (
+	cleanupTries = 20
+	cleanupPause = 50 * time.Millisecond
+)
+
+// cleanupIPVS removes what ipvs mode has put in the kernel beside rules, which are
+// gone already.
+func (c command) cleanupIPVS(ctx context.Context, cfg ipvs.Config) error {
+	k, err := kernel.Open()
+	if err != nil {
+		return fmt.Errorf("open IPVS: %w", err)
+	}
+	loaded := &loadedKernel{Kernel: k, root: "/"}
+	err = errors.Join(cleanKernel(ctx, cfg, loaded), k.Close())
+	if loaded.removed > 0 {
+		fmt.Fprintf(c.out, "ipvs: removed %d virtual servers, sets, addresses, routes and rules\n", loaded.removed)
+	}
+	return err
+}
+
+func cleanKernel(ctx context.Context, cfg ipvs.Config, k kernel.Kernel) error {
+	plane, err := ipvs.New(cfg, k, noRules{}, nil)
+	if err != nil {
+		return err
+	}
+	for range cleanupTries {
+		err = plane.Cleanup(ctx)
+		if !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(cleanupPause):
+		}
+	}
+	return err
+}
+
+// A loadedKernel is a kernel as far as its modules are loaded: a module that is
+// not holds nothing, and asking would load it.
+type loadedKernel struct {
+	kernel.Kernel
+	root    string // of /proc and /sys
+	removed int    // ops that Apply has done
+}
+
+// has reports whether a file below root exists. Where that cannot be told, it may.
+func (k *loadedKernel) has(path string) bool {
+	_, err := os.Stat(filepath.Join(k.root, path))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// hasSets goes by a folder of /sys, which is missing itself where /sys is not
+// mounted.
+func (k *loadedKernel) hasSets() bool {
+	return k.has("/sys/module/ip_set") || !k.has("/sys/module")
+}
+
+// Servers implements [kernel.Kernel].
+func (k *loadedKernel) Servers(ctx context.Context) (map[kernel.ServerKey]*kernel.ServerState, error) {
+	if !k.has("/proc/net/ip_vs") {
+		return nil, nil
+	}
+	return k.Kernel.Servers(ctx)
+}
+
+// Sets implements [kernel.Kernel].
+func (k *loadedKernel) Sets(ctx context.Context, prefix string) ([]kernel.Set, error) {
+	if !k.hasSets() {
+		return nil, nil
+	}
+	return k.Kernel.Sets(ctx, prefix)
+}
+
+// Elements implements [kernel.Kernel].
+func (k *loadedKernel) Elements(ctx context.Context, name string) ([]kernel.Element, error) {
+	if !k.hasSets() {
+		return nil, syscall.ENOENT
+	}
+	return k.Kernel.Elements(ctx, name)
+}
+
+// Apply implements [kernel.Kernel].
+func (k *loadedKernel) Apply(ctx context.Context, ops []kernel.Op) ([]*kernel.OpError, error) {
+	refused, err := k.Kernel.Apply(ctx, ops)
+	if err == nil {
+		k.removed += len(ops) - len(refused)
+	}
+	return refused, err
+}
+
+// noRules are tables without a rule of ours, for a Cleanup after rules have been
+// removed from every table there is.
+type noRules struct{ xt.Runner }
+
+// Save implements [xt.Runner].
+func (noRules) Save(context.Context, xt.Family) (*xt.State, error) { return &xt.State{}, nil }
+
+// Restore implements [xt.Runner].
+func (noRules) Restore(_ context.Context, r *xt.Restore) error {
+	if r.Empty() {
+		return nil
+	}
+	return errors.New("rules have come back while they were removed")
+}
