@@ -3,6 +3,7 @@ GO      ?= $(shell .ci/go 2>/dev/null || echo go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 BIN      = bin/fairlead
+KERNEL  ?= uml
 
 .DEFAULT_GOAL := help
 
@@ -26,8 +27,11 @@ check: deps ## vet, staticcheck and the house rules; no root
 unit: deps ## unit, golden, oracle and walk tests under the race detector; no root
 	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
 
-e2e: build ## real packets, real API server (root; builds etcd and kube-apiserver once)
+e2e: build ## real packets, real API server, IPVS in kernels that have it (root; builds etcd and kube-apiserver once)
 	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(GO) test -timeout 60m -count=1 ./e2e/...
+
+lab: deps ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or qemu-newest (root)
+	@$(GO) run ./e2e/lab/shell -kernel $(KERNEL) $(LABFLAGS) -- $(if $(CMD),'$(subst ','\'',$(CMD))')
 
 test: check unit e2e ## everything that proves it (root)
 

@@ -182,8 +182,13 @@ func TestKnownConnections(t *testing.T) {
 			}
 			p.State |= xt.CTDNAT
 			p.Balance = nil
-			if got := rules.Eval(p); len(got) != 1 || got[0].Verdict != xt.Accepted || got[0].Mark != 0 {
-				t.Errorf("%v, %s\nlater packets, which the kernel translates, get %+v", mode, where, got)
+			marked := false
+			p.Routed = func(p *xt.Packet) bool {
+				marked = marked || p.Mark != 0
+				return false
+			}
+			if got := rules.Eval(p); len(got) != 1 || got[0].Verdict != xt.Accepted || marked {
+				t.Errorf("%v, %s\nlater packets, which the kernel translates, get %+v; marked: %v", mode, where, got, marked)
 			}
 		})
 	}

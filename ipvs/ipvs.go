@@ -386,7 +386,9 @@ func (d *Dataplane) doubt(op kernel.Op) {
 	elem := func(t kernel.SetType, e kernel.Element) {
 		switch t {
 		case kernel.HashIPPort, kernel.HashIPPortNet:
-			d.dirty.key(kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol})
+			key := kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol}
+			d.dirty.key(key)
+			d.have.allows(key, e.Net)
 		case kernel.HashIP:
 			d.dirty.addr(e.Addr)
 		}

@@ -64,6 +64,14 @@ func (h *have) unit(key kernel.ServerKey) *actual {
 // use notes that a has uses.
 func (h *have) use(a netip.Addr, u use) { h.uses[a] |= u }
 
+// allows notes that p may be among the allowed callers of key; an invalid Prefix
+// is none. What is not wanted is removed then, and what is wanted is in doubt.
+func (h *have) allows(key kernel.ServerKey, p netip.Prefix) {
+	if a := h.unit(key); p.IsValid() && !slices.Contains(a.sources, p) {
+		a.sources = append(slices.Clone(a.sources), p)
+	}
+}
+
 // doubt takes the virtual server at key as it was just read. Of the sets nothing
 // is known, so the opposite of what is wanted is assumed: all of it is written
 // again, which does no harm.

@@ -299,8 +299,8 @@ func TestNotedKernelCounts(t *testing.T) {
 	e := &ipvsEngine{cfg: engineConfig{Root: root, Log: slog.New(slog.DiscardHandler)}}
 	total := 0
 	k := &notedKernel{Kernel: shownKernel(t), counted: func(n int) { total = n }}
-	if _, err := k.Servers(t.Context()); err != nil || total != 12 {
-		t.Errorf("%d counted, %v, want 6 servers and 6 destinations", total, err)
+	if _, err := k.Servers(t.Context()); err != nil || total != 14 {
+		t.Errorf("%d counted, %v, want 7 servers and 7 destinations", total, err)
 	}
 	for _, c := range []struct {
 		n    int

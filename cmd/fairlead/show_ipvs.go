@@ -41,6 +41,7 @@ type ipvsShowFlags struct {
 func (s *ipvsShowFlags) addShow(fs *pflag.FlagSet) {
 	fs.StringVarP(&s.Output, "output", "o", "", "wide, which lists endpoints too, or json; empty means one line for each virtual server")
 	s.add(fs)
+	fs.Lookup("dataplane").Hidden = true // there is only one that has them
 	s.addSource(fs)
 	s.addLog(fs)
 }
@@ -67,7 +68,8 @@ func (c command) ipvs(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("open IPVS: %w", err)
 	}
-	err = errors.Join(c.showIPVS(ctx, k, plan, s.Output), k.Close())
+	loaded := &loadedKernel{Kernel: k, root: "/"} // looking must not load modules
+	err = errors.Join(c.showIPVS(ctx, loaded, plan, s.Output), k.Close())
 	if err == nil && bad {
 		return errReported
 	}

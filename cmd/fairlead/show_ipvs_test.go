@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/kube"
+	"github.com/fairlead-project/fairlead/service/servicetest"
 )
 
 func serverKey(p service.Protocol, addr string) kernel.ServerKey {
@@ -55,6 +56,7 @@ func shownKernel(t *testing.T) *kernel.Fake {
 		kernel.Server{Scheduler: "mh", Flags: kernel.Sched2 | kernel.Persistent, Timeout: 3 * time.Hour}, to("[fd00:10:244:1::2]:8080", 100))
 	cart := serverKey(service.TCP, "172.18.0.11:30080")
 	server(cart, false, rr, to("10.244.1.3:8081", 0))
+	server(serverKey(service.TCP, "252.18.0.11:30080"), false, rr, to("10.244.1.3:8081", 1))
 	server(serverKey(service.UDP, "10.96.0.99:53"), false, rr, to("10.244.1.9:53", 0))
 	server(serverKey(service.TCP, "10.96.0.10:8443"), true, kernel.Server{Scheduler: "wlc"})
 	server(serverKey(service.TCP, "192.0.2.80:80"), true, kernel.Server{Scheduler: "wlc"}, to("192.0.2.81:80", 10))
@@ -100,15 +102,15 @@ func TestShowIPVS(t *testing.T) {
 				t.Fatal(err)
 			}
 			path := filepath.Join("testdata", c.golden)
+			if servicetest.Update() {
+				write(t, path, out.String())
+			}
 			want, err := os.ReadFile(path)
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err != nil {
 				t.Fatal(err)
 			}
 			if d := cmp.Diff(out.String(), string(want)); d != "" {
 				t.Errorf("output differs from %s (-got +want):\n%s", path, d)
-				if os.Getenv("UPDATE") != "" {
-					write(t, path, out.String())
-				}
 			}
 			if c.format == "json" && !json.Valid(out.Bytes()) {
 				t.Error("the output is no JSON")
@@ -123,6 +125,9 @@ func TestShowIPVSErrors(t *testing.T) {
 	err := (command{out: t.Output()}).showIPVS(t.Context(), k, nil, "")
 	if !errors.Is(err, kernel.ErrInjected) || !strings.Contains(err.Error(), "virtual servers") {
 		t.Errorf("a kernel that cannot be read: %v", err)
+	}
+	if _, help, _ := invoke("ipvs", "--help"); strings.Contains(help, "--dataplane") || !strings.Contains(help, "tombstone") {
+		t.Errorf("the help of ipvs:\n%s", help)
 	}
 	for args, want := range map[string]string{
 		"-o yaml":         `--output: "yaml" is not wide or json`,

@@ -1,0 +1,271 @@
+//go:build linux
+
+package e2e
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-project/fairlead/e2e/controlplane"
+	"github.com/fairlead-project/fairlead/e2e/lab"
+	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/fairlead-project/fairlead/e2e/world"
+)
+
+// What runs in the lab: the tests of labPackages whose names match labTests.
+// A kernel that takes ten times as long gives a second opinion on slowTests only.
+const (
+	labTests  = "^Test(IPVS|Linux)"
+	slowTests = "^Test(IPVSKernel|IPVSFlows|Linux)"
+)
+
+// labRun is the environment variable that replaces both, to try one thing:
+//
+//	FAIRLEAD_LAB_RUN=TestIPVSKernel go test ./e2e -v -run TestIPVSLab/uml
+const labRun = "FAIRLEAD_LAB_RUN"
+
+// labPackages are the packages with tests that need a kernel with IPVS, as seen
+// from here. This one comes first.
+func labPackages() []string { return []string{".", "../ipvs/kernel"} }
+
+// TestIPVSLab sees to it that the tests that need IPVS are run: on the running
+// kernel if it has that, and else on kernels that are booted for the purpose.
+// There is no third way: that there is no such kernel is a failure.
+func TestIPVSLab(t *testing.T) {
+	if os.Getenv(lab.Inside) != "" {
+		t.Skip("this is the lab")
+	}
+	binary := requireWorld(t)
+	programs := labPrograms(t, binary)
+	if lacks := ipvsHere(); lacks != nil {
+		t.Logf("the running kernel cannot do it: %v", lacks)
+		runInLab(t, programs)
+		return
+	}
+	t.Log("the running kernel has IPVS: the tests of this package run by themselves")
+	for _, p := range programs[1:] {
+		t.Run(p.name, func(t *testing.T) {
+			s := newLabScore(t)
+			cmd := exec.CommandContext(t.Context(), p.path, p.args(t, labTests)...)
+			cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.dir, p.env, s, s
+			err := cmd.Run()
+			s.judge(cmd.ProcessState.ExitCode(), err)
+		})
+	}
+}
+
+// runInLab runs programs on every kind of kernel. User-mode Linux is one process
+// and leaves room for another.
+func runInLab(t *testing.T, programs []labProgram) {
+	if _, err := controlplane.Binaries(t.Context()); err != nil {
+		t.Fatal(err) // guests take them from the cache
+	}
+	var wg sync.WaitGroup
+	for _, lane := range [][]string{{"uml"}, {"qemu", "qemu-newest"}} {
+		wg.Go(func() {
+			for _, name := range lane {
+				t.Run(name, func(t *testing.T) { runOn(t, name, programs) })
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func runOn(t *testing.T, name string, programs []labProgram) {
+	k, err := lab.Find(t.Context(), name)
+	if errors.Is(err, lab.ErrNoneNewer) {
+		t.Skip(err)
+	}
+	if err != nil && os.Getenv(world.Require) == "1" {
+		t.Fatalf("%v\n.ci/deps installs what is missing, as root", err)
+	}
+	if err != nil {
+		t.Skip(err)
+	}
+	tests := labTests
+	if k.Slow {
+		tests = slowTests
+	}
+	for _, p := range programs {
+		t.Run(p.name, func(t *testing.T) {
+			begin := time.Now()
+			s := newLabScore(t)
+			code, err := k.Run(t.Context(), lab.Job{
+				Path: p.path, Args: p.args(t, tests), Env: p.env, Dir: p.dir, Share: p.share,
+				Timeout: timeLeft(t), Memory: 3072, Output: s,
+			})
+			s.judge(code, err)
+			t.Logf("kernel %s: %d passed, %d skipped, %d failed in %.0f s",
+				k.Release(), len(s.passed), len(s.skipped), len(s.failed), time.Since(begin).Seconds())
+		})
+	}
+}
+
+// A labProgram is a test binary.
+type labProgram struct {
+	name, path, dir string
+	env, share      []string
+}
+
+// labPrograms builds the test binaries, but for this one.
+func labPrograms(t *testing.T, binary string) []labProgram {
+	t.Helper()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := []string{binary, filepath.Dir(here)} // that is, all of the source
+	for _, ask := range []string{"GOROOT", "GOMODCACHE"} {
+		out, err := exec.CommandContext(t.Context(), "go", "env", ask).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		share = append(share, strings.TrimSpace(string(out)))
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		share = append(share, cmp.Or(os.Getenv("FAIRLEAD_E2E_CACHE"), filepath.Join(cache, "fairlead-e2e")))
+	}
+	var out []labProgram
+	for i, pkg := range labPackages() {
+		p := labProgram{name: filepath.Base(pkg), path: self, dir: filepath.Join(here, pkg), share: share}
+		if i == 0 {
+			p.name = "e2e"
+		} else {
+			p.path = filepath.Join(t.TempDir(), p.name+".test")
+			build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", p.path, pkg)
+			if text, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("build the tests of %s: %v\n%s", pkg, err, text)
+			}
+		}
+		p.env = append(os.Environ(), "FAIRLEAD="+binary, world.Require+"=1")
+		out = append(out, p)
+	}
+	return out
+}
+
+func (p labProgram) args(t *testing.T, tests string) []string {
+	return []string{
+		"-test.v", "-test.run", cmp.Or(os.Getenv(labRun), tests),
+		// They wait more than they compute.
+		"-test.parallel", "4", "-test.timeout", (timeLeft(t) - 10*time.Second).String(),
+	}
+}
+
+// timeLeft is what is left of the time limit of this test, less some to report in.
+func timeLeft(t *testing.T) time.Duration {
+	if deadline, ok := t.Deadline(); ok {
+		return max(time.Until(deadline)-time.Minute, 30*time.Second)
+	}
+	return time.Hour
+}
+
+// A labScore passes on what a test binary writes and keeps count.
+type labScore struct {
+	t                       *testing.T
+	out                     io.Writer
+	passed, skipped, failed []string
+}
+
+func newLabScore(t *testing.T) *labScore { return &labScore{t: t, out: t.Output()} }
+
+func (s *labScore) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		verdict, name, _ := strings.Cut(strings.TrimLeft(line, " "), ": ")
+		name, _, _ = strings.Cut(name, " ")
+		switch verdict {
+		case "--- PASS":
+			s.passed = append(s.passed, name)
+		case "--- SKIP":
+			s.skipped = append(s.skipped, name)
+		case "--- FAIL":
+			s.failed = append(s.failed, name)
+		}
+	}
+	return s.out.Write(b)
+}
+
+// judge fails the test for all that is not a complete success.
+func (s *labScore) judge(code int, err error) {
+	s.t.Helper()
+	slices.Sort(s.failed)
+	switch {
+	case err != nil:
+		s.t.Errorf("failed: %v; then: %v", s.failed, err)
+	case code != 0:
+		s.t.Errorf("exit code %d, failed: %s", code, strings.Join(s.failed, ", "))
+	case len(s.passed) == 0:
+		s.t.Error("not one test was run")
+	}
+}
+
+// TestIPVSKernel holds that the kernel does with packets what IPVS is about,
+// without any part of fairlead: if this fails, do not read on.
+func TestIPVSKernel(t *testing.T) {
+	requireIPVS(t)
+	requireWorld(t)
+	c, err := netns.New(netns.Config{Nodes: 1, Prefix: "flkernel"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n1 := c.Node("n1")
+	run := func(command string, args ...any) {
+		t.Helper()
+		words := strings.Fields(fmt.Sprintf(command, args...))
+		if _, err := n1.Output(t.Context(), words[0], words[1:]...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vip := netns.Dual{V4: netip.MustParseAddr("203.0.113.7"), V6: netip.MustParseAddr("2001:db8:113::7")}
+	for _, a := range vip.Slice() {
+		if err := errors.Join(n1.AddAddr(netns.Uplink, netip.PrefixFrom(a, a.BitLen())), c.RouteTo(n1, netip.PrefixFrom(a, a.BitLen()))); err != nil {
+			t.Fatal(err)
+		}
+		run("ipvsadm -A -t %s -s rr", netip.AddrPortFrom(a, 80))
+	}
+	for m := 2; m <= 3; m++ {
+		pod, err := c.AddPod(n1, netns.PodAddr(1, m).Slice()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range vip.Slice() {
+			to := netip.AddrPortFrom(pod.Addr(a), 8080)
+			if _, err := pod.Serve(netns.TCP, to); err != nil {
+				t.Fatal(err)
+			}
+			run("ipvsadm -a -t %s -r %s -m", netip.AddrPortFrom(a, 80), to)
+		}
+	}
+	for _, a := range vip.Slice() {
+		seen := map[netip.AddrPort]int{}
+		for range 4 {
+			got := c.Client.Probe(t.Context(), netns.Request{Proto: netns.TCP, Dst: netip.AddrPortFrom(a, 80), Timeout: 5 * time.Second})
+			if got.Class != netns.Reply {
+				t.Fatalf("%s: got %v, want a reply", a, got)
+			}
+			seen[got.From.Addr]++
+		}
+		if len(seen) != 2 {
+			t.Errorf("%s: got answers of %v, want two of each pod", a, seen)
+		}
+	}
+}
