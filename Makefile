@@ -28,9 +28,11 @@ unit: deps ## unit, golden, oracle and walk tests under the race detector; no ro
 	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
 
 e2e: build ## real packets, real API server, IPVS in kernels that have it (root; builds etcd and kube-apiserver once)
+	@.ci/deps e2e
 	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(GO) test -timeout 60m -count=1 ./e2e/...
 
-lab: deps ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or qemu-newest (root)
+lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or qemu-newest (root)
+	@.ci/deps e2e
 	@$(GO) run ./e2e/lab/shell -kernel $(KERNEL) $(LABFLAGS) -- $(if $(CMD),'$(subst ','\'',$(CMD))')
 
 test: check unit e2e ## everything that proves it (root)
@@ -49,4 +51,4 @@ fuzz: ## a minute of each fuzz target
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo check unit e2e test golden bench bench-ipvs fuzz
+.PHONY: help deps build demo check unit e2e lab test golden bench bench-ipvs fuzz

@@ -147,10 +147,12 @@ func (d *Dataplane) checkFamily(ctx context.Context, f xt.Family) (bool, error) 
 		return false, fmt.Errorf("read: %w", err)
 	}
 	seal := sealed(want)
-	r := xt.Diff(have, want, func(string) bool {
-		_, ok := have.Chains[xt.ChainRef{Table: xt.Mangle, Name: seal}]
-		return ok && !d.edited(f, have)
-	})
+	whole := !d.edited(f, have)
+	for _, t := range []xt.Table{xt.Mangle, xt.NAT, xt.Filter} { // each is committed by itself
+		_, ok := have.Chains[xt.ChainRef{Table: t, Name: seal}]
+		whole = whole && ok
+	}
+	r := xt.Diff(have, want, func(string) bool { return whole })
 	if r.Empty() {
 		d.tables[f] = print
 		d.remember(f, have)

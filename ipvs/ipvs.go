@@ -42,6 +42,7 @@ type Dataplane struct {
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
 	auditTook time.Duration
+	verifying bool // what is written is a repair
 	suspect   atomic.Bool
 }
 
@@ -353,6 +354,9 @@ func (d *Dataplane) apply(ctx context.Context, ops []kernel.Op) ([]*kernel.OpErr
 	if len(ops) == 0 {
 		return nil, nil
 	}
+	if d.verifying {
+		d.log.Warn("the kernel differs from what was left there", "changes", len(ops), "first", fmt.Sprint(ops[:min(len(ops), 3)]))
+	}
 	refused, err := d.kernel.Apply(ctx, ops)
 	d.metrics.applied(len(ops), len(refused), err)
 	if err != nil {
@@ -503,19 +507,17 @@ const (
 // verify compares the kernel with what should be there, and repairs it.
 func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
 	begin := d.now()
-	repaired := false
+	repaired, asserted := false, error(nil)
 	if d.cfg.Assert != nil {
-		changed, err := d.cfg.Assert()
-		if err != nil {
-			return service.Report{}, err
-		}
-		repaired = changed
+		repaired, asserted = d.cfg.Assert()
 	}
 	changed, err := d.checkFoundation(ctx)
 	if err != nil {
 		d.forget()
-		return service.Report{}, err
+		return service.Report{}, errors.Join(asserted, err)
 	}
+	d.verifying = true
+	defer func() { d.verifying = false }()
 	if err := d.read(ctx); err != nil {
 		return service.Report{}, err
 	}
@@ -525,6 +527,7 @@ func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
 	if err != nil {
 		return r, err
 	}
+	d.verifying = false
 	var drained service.Report
 	if err := d.drain(ctx, &drained); err != nil {
 		return r, err
@@ -533,5 +536,5 @@ func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
 	r.Resynced = true
 	d.lastAudit = d.now()
 	d.auditTook = d.lastAudit.Sub(begin)
-	return d.finish(r), nil
+	return d.finish(r), asserted
 }

@@ -110,14 +110,20 @@ func (b *bed) dataplane(t testing.TB, cfg Config) *Dataplane {
 	return d
 }
 
-// A patient is a Dataplane that is audited as soon as it asks for it, until it
-// is at rest.
-type patient struct{ *Dataplane }
+// A patient is a Dataplane that is audited when it asks for it. With reborn,
+// another takes its place when it fails, as after a crash.
+type patient struct {
+	*Dataplane
+	reborn func() *Dataplane // may be nil
+}
 
-func (p patient) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
+func (p *patient) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
 	r, err := p.Dataplane.Sync(ctx, snap)
 	if err == nil && r.Again != (time.Time{}) {
 		_, err = p.Audit(ctx)
+	}
+	if err != nil && p.reborn != nil {
+		p.Dataplane = p.reborn()
 	}
 	return r, err
 }
@@ -128,13 +134,36 @@ func TestWalk(t *testing.T) {
 			t.Run(mode.String()+" "+name, func(t *testing.T) {
 				cfg := testConfig()
 				cfg.VIPMode = mode
-				walk(t, cfg, name != "alone")
+				b, fresh := beds(t, cfg, name != "alone")
+				servicetest.Walk(t, &patient{Dataplane: b.dataplane(t, cfg)}, b.fault, func() []byte { return b.state(t) }, fresh)
 			})
 		}
 	}
 }
 
-func walk(t *testing.T, cfg Config, beside bool) {
+// TestHardWalk has twice the faults, and crashes.
+func TestHardWalk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
+	for seed := range uint64(4) {
+		cfg := testConfig()
+		cfg.VIPMode = VIPMode(seed % 2)
+		b, fresh := beds(t, cfg, true)
+		p := &patient{Dataplane: b.dataplane(t, cfg)}
+		if seed >= 2 {
+			p.reborn = func() *Dataplane { return b.dataplane(t, cfg) }
+		}
+		servicetest.WalkSeed(t, 100+seed, p, func(p float64) { b.fault(2 * p) }, func() []byte { return b.state(t) }, fresh)
+		if t.Failed() {
+			t.Fatalf("the walk of seed %d failed", 100+seed)
+		}
+	}
+}
+
+// beds returns a bed, and what a new one is like after a first Sync; beside is
+// whether others have put things there.
+func beds(t *testing.T, cfg Config, beside bool) (*bed, func(*service.Snapshot) []byte) {
 	t.Helper()
 	start := func() *bed {
 		b := newBed()
@@ -143,17 +172,14 @@ func walk(t *testing.T, cfg Config, beside bool) {
 		}
 		return b
 	}
-	b := start()
-	servicetest.Walk(t, patient{b.dataplane(t, cfg)}, b.fault,
-		func() []byte { return b.state(t) },
-		func(snap *service.Snapshot) []byte {
-			fresh := start()
-			if _, err := fresh.dataplane(t, cfg).Sync(t.Context(), snap); err != nil {
-				t.Fatal(err)
-			}
-			if got := fresh.kernel.Stats(); got.Refused > 0 {
-				t.Errorf("the kernel refused %d ops of a first Sync", got.Refused)
-			}
-			return fresh.state(t)
-		})
+	return start(), func(snap *service.Snapshot) []byte {
+		b := start()
+		if _, err := b.dataplane(t, cfg).Sync(t.Context(), snap); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.kernel.Stats(); got.Refused > 0 {
+			t.Errorf("the kernel refused %d ops of a first Sync", got.Refused)
+		}
+		return b.state(t)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/ipvs/modules"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/sysctl"
 )
@@ -43,6 +44,11 @@ func findIPVS(ctx context.Context, c engineConfig) (engine, error) {
 	tools, err := c.detect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range modules.Schedulers() {
+		if err := modules.Load(ctx, m); err != nil {
+			c.Log.Debug("a module of IPVS was not loaded; its scheduler is there only if somebody else loads it", "err", err)
+		}
 	}
 	k, err := kernel.Open()
 	if err != nil {

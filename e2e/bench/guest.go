@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -37,7 +39,7 @@ func (o options) validateKernel() error {
 	return nil
 }
 
-// resultMark begins the one line of a guest's output that has its results.
+// resultMark begins the lines of a guest's output that have its results so far.
 const resultMark = "fairlead-bench-result "
 
 // guestEnv tells a bench that it was started by one on the host.
@@ -90,14 +92,14 @@ func runElsewhere(ctx context.Context, o options, k *lab.Kernel, log *slog.Logge
 		Path: self, Args: args, Share: paths, Env: []string{guestEnv + "=1", "HOME=/tmp"},
 		Memory: o.memory, Timeout: o.limit(), Output: out,
 	})
-	if err != nil {
-		return out.results, err
+	if err == nil && code != 0 {
+		err = fmt.Errorf("the bench in the guest ended with code %d", code)
 	}
 	if out.results == nil {
-		return nil, fmt.Errorf("the guest's bench ended with code %d and no results", code)
+		return nil, cmp.Or(err, errors.New("the bench in the guest had no results"))
 	}
 	out.results.Remarks = append(out.results.Remarks, remark(k))
-	return out.results, nil
+	return out.results, err
 }
 
 // guestArgs are the flags of this process, with the programs built here, since

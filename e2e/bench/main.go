@@ -133,22 +133,19 @@ func main() {
 
 // run measures, and reports what there is even if it was cut short.
 func run(ctx context.Context, o options, log *slog.Logger) error {
-	inside := os.Getenv(guestEnv) != ""
 	k, err := o.elsewhere(ctx)
 	if err != nil {
 		return err
 	}
-	b, e, err := &bench{options: o, log: log}, environment{}, error(nil)
+	b := &bench{options: o, log: log, guest: os.Getenv(guestEnv) != ""}
+	var e environment
 	if k != nil {
 		e, err = b.elsewhere(ctx, k)
 	} else {
-		e, err = b.here(ctx, inside)
+		e, err = b.here(ctx)
 	}
-	if len(b.outcomes) == 0 && err != nil {
+	if len(b.outcomes) == 0 || b.guest {
 		return err
-	}
-	if inside {
-		return errors.Join(err, writeMarked(os.Stdout, b, e))
 	}
 	err = errors.Join(err, writeMarkdown(os.Stdout, b, e))
 	if o.output == "" {
@@ -162,8 +159,8 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 }
 
 // here measures on the running kernel.
-func (b *bench) here(ctx context.Context, guest bool) (environment, error) {
-	if guest {
+func (b *bench) here(ctx context.Context) (environment, error) {
+	if b.guest {
 		if err := prepareGuest(); err != nil {
 			return environment{}, err
 		}
@@ -191,6 +188,9 @@ func (b *bench) here(ctx context.Context, guest bool) (environment, error) {
 		}
 	}
 	e := describe(ctx, b)
+	if b.guest {
+		b.tell = func() error { return writeMarked(os.Stdout, b, e) }
+	}
 	return e, b.all(ctx)
 }
 

@@ -19,6 +19,8 @@ type bench struct {
 	shims    map[variant]string // folders to put first in PATH
 	outcomes []*outcome
 	remarks  []string
+	guest    bool         // started by a bench on the host
+	tell     func() error // what there is so far; nil unless guest
 }
 
 // all runs every combination, each with all its rounds. It stops at the first
@@ -40,10 +42,22 @@ func (b *bench) all(ctx context.Context) error {
 				if err := b.round(ctx, v, n, round); err != nil {
 					return fmt.Errorf("iptables %s, %d Services, round %d: %w", v, n, round+1, err)
 				}
+				if err := b.report(); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// report tells the bench on the host, if there is one, what there is so far: the
+// guest may not live to tell the rest.
+func (b *bench) report() error {
+	if b.tell == nil {
+		return nil
+	}
+	return b.tell()
 }
 
 // contender is a network with the rules of a proxy that has been stopped.
@@ -126,7 +140,7 @@ func (b *bench) roundIPVS(ctx context.Context, v variant, n, round int) error {
 		if err == nil {
 			err = b.connect(ctx, v, []contender{c})
 		}
-		if err := errors.Join(err, c.network.close()); err != nil {
+		if err := errors.Join(err, c.network.close(), b.report()); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 
@@ -30,8 +31,14 @@ const (
 // HasScheduler reports whether the kernel has a scheduler, of which it loads the
 // module, by adding a virtual server on ProbeMark with it. The server is removed
 // at once, and so is one that was left there by a process killed in between.
+//
+// The kernel has lblc and lblcr only if their modules are loaded already; see
+// risky. A kernel without IPVS is an error, errors.ErrUnsupported.
 func (l *Linux) HasScheduler(name string) (bool, error) {
 	if name == "" || name == "none" || len(name) > maxScheduler { // "none" is taken for no scheduler at all
+		return false, nil
+	}
+	if risky(name) {
 		return false, nil
 	}
 	ctx := context.Background()
@@ -57,6 +64,21 @@ func (l *Linux) HasScheduler(name string) (bool, error) {
 		return false, fmt.Errorf("try scheduler %s: %w", name, err)
 	}
 	return refusal == 0, nil
+}
+
+// risky reports whether the first server with a scheduler can hang the machine.
+// IPVS loads the module of a scheduler under its lock. Those of lblc and lblcr
+// register with all network namespaces, for which they wait until namespaces that
+// are just being removed are gone, and these wait for the lock of IPVS. No
+// namespace can be made or removed then, until the process that asked is killed.
+// (Seen with Linux 6.1; any tool can do it.) So they are for use only if somebody
+// loaded them, which their settings show.
+func risky(scheduler string) bool {
+	if scheduler != "lblc" && scheduler != "lblcr" {
+		return false
+	}
+	_, err := os.Stat("/proc/sys/net/ipv4/vs/" + scheduler + "_expiration")
+	return err != nil
 }
 
 func (b *batch) probe(fam uint16, command uint8, scheduler string) {

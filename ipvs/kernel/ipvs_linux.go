@@ -108,8 +108,16 @@ func (t *transaction) addIPVS(i int) error {
 	b := t.batch
 	switch op := t.ops[i].(type) {
 	case NewServer:
+		if risky(op.Scheduler) {
+			t.fail(i, unix.ENOENT)
+			return nil
+		}
 		b.server(i, t.family, ipvsNewService, op.Key, &op.Server)
 	case SetServer:
+		if risky(op.Scheduler) {
+			t.fail(i, unix.ENOENT)
+			return nil
+		}
 		b.server(i, t.family, ipvsSetService, op.Key, &op.Server)
 	case DelServer:
 		b.server(i, t.family, ipvsDelService, op.Key, nil)

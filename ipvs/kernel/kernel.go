@@ -117,13 +117,15 @@ type Op interface {
 
 // The changes. Each is refused by the kernel, with the error in brackets, if it
 // makes no sense, and an error never keeps the ops after it from being tried.
+// An address that is missing, or is IPv4 mapped into IPv6, is EINVAL everywhere.
 type (
 	// NewServer adds a virtual server [EEXIST; ENOENT for an unknown scheduler].
 	NewServer struct {
 		Key ServerKey
 		Server
 	}
-	// SetServer changes one in place, which no connection notices [ESRCH].
+	// SetServer changes one in place, which no connection notices [ESRCH;
+	// ENOENT for an unknown scheduler].
 	SetServer struct {
 		Key ServerKey
 		Server
@@ -155,7 +157,8 @@ type (
 	NewSet struct{ Set Set }
 	// DelSet destroys one [ENOENT; EBUSY while rules refer to it].
 	DelSet struct{ Name string }
-	// SwapSets exchanges the contents of two sets of one type [ENOENT].
+	// SwapSets exchanges the contents of two sets of one type [ENOENT; EINVAL
+	// for different types].
 	SwapSets struct{ A, B string }
 	// AddElem adds an element; one that is there already is no error
 	// [ENOENT for the set; ErrSetFull].
@@ -250,14 +253,17 @@ type Kernel interface {
 	Server(ctx context.Context, key ServerKey) (*ServerState, error)
 
 	// Sets reads the sets whose names begin with prefix, without their elements.
+	// The family of a BitmapPort is read as the zero one.
 	Sets(ctx context.Context, prefix string) ([]Set, error)
 	// Elements reads the elements of one set [ENOENT].
 	Elements(ctx context.Context, name string) ([]Element, error)
 
-	// Device reads a dummy device; one that is not there is no error.
+	// Device reads a dummy device; one that is not there is no error. Link-local
+	// IPv6 addresses are left out.
 	Device(ctx context.Context, name string) (DeviceState, error)
 	// Routes reads the local routes of a table, in both families.
 	Routes(ctx context.Context, table uint32) ([]netip.Prefix, error)
-	// Rules reads the rules that look at a table, in both families.
+	// Rules reads the rules that look at a table, in both families, and at
+	// nothing of a packet but its mark.
 	Rules(ctx context.Context, table uint32) ([]Rule, error)
 }
