@@ -189,7 +189,7 @@ func importRules() []importRule {
 			reason: "test kits do not get into the product",
 		},
 		{
-			banned: []string{"os/exec"}, except: []string{"iptables/xt", "e2e"},
+			banned: []string{"os/exec"}, except: []string{"iptables/xt", "ipvs/modules", "e2e"},
 			reason: "programs are run in one place, which bounds their time and their output",
 		},
 		{
