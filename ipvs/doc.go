@@ -41,7 +41,9 @@
 //	LOCAL_IN           IPVS picks a destination, the packet goes on from OUTPUT
 //	nat POSTROUTING    masqueraded if nat PREROUTING marked it 0x4000
 //
-// The node's own packets need no mark: IPVS takes them in OUTPUT.
+// IPVS takes the node's own packets in OUTPUT. They are marked in mangle OUTPUT all
+// the same: if the destination is the node itself, IPVS leaves the packet on the
+// way it was routed, which must not lead out of the node.
 //
 // The table holds one route for each address and never a default: where
 // src_valid_mark is set, the kernel would take every source for one of its own.
