@@ -21,7 +21,8 @@ const deadGrace = 2 * time.Second
 // their last connection has ended; deadGrace after their pod was deleted; or after
 // the timeout, if there is one. UDP has no end of a connection, but flows that the
 // kernel forgets: a destination keeps them as long as the endpoint serves, and then
-// goes at once, so that they move to another.
+// goes at once, so that they move to another. So it does where the scheduler would
+// not let go of it.
 type drainer struct {
 	timeout time.Duration // zero for none
 	servers map[kernel.ServerKey]*draining
@@ -63,7 +64,7 @@ func (d *drainer) update(now time.Time, key kernel.ServerKey, have *actual, u, b
 			continue
 		}
 		l := d.find(key, dst.addr)
-		if key.Protocol == service.UDP && !u.serving(dst.addr) {
+		if key.Protocol == service.UDP && !u.serving(dst.addr) || u.sticks() {
 			d.drop(key, dst.addr)
 			continue
 		}
@@ -78,6 +79,13 @@ func (d *drainer) update(now time.Time, key kernel.ServerKey, have *actual, u, b
 	}
 	return began
 }
+
+// sticks reports whether the scheduler of a unit would go on choosing a destination
+// that has no weight, and so refuse every new connection as long as it drained.
+// Destination hashing knows one for each address, and has no flag to fall back to
+// another, as other hashes have (ip_vs_dh.c). There the connections of one that has
+// left are cut.
+func (u *unit) sticks() bool { return u != nil && u.serves && u.server.Scheduler == "dh" }
 
 // by sets the deadline unless there is an earlier one.
 func (l *leaving) by(t time.Time) {

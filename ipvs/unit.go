@@ -247,11 +247,17 @@ func (pl *planner) server(p *service.Port) (kernel.Server, []string) {
 
 // schedulerFlags returns what named flags are to the kernel (linux/ip_vs.h).
 // Maglev hashes the client's port too unless told otherwise, as kube-proxy has it.
+// Schedulers that hash clients always fall back to another destination from one
+// that has no weight: they know those that drain too, and would have the clients
+// of such a one refused.
 func schedulerFlags(scheduler, names string) kernel.Flags {
-	if names == "" && scheduler == "mh" {
-		return kernel.Sched2
-	}
 	var out kernel.Flags
+	switch {
+	case scheduler == "mh" && names == "":
+		return kernel.Sched1 | kernel.Sched2
+	case scheduler == "mh" || scheduler == "sh":
+		out = kernel.Sched1
+	}
 	for name := range strings.SplitSeq(names, ",") {
 		switch name {
 		case "flag-1", "sh-fallback", "mh-fallback":

@@ -123,14 +123,14 @@ func (t *trial) lateness(ctx context.Context, missing []string, used time.Durati
 	if err != nil {
 		return err
 	}
-	elements := t.clusterIPs(ctx)
-	return fmt.Errorf("not in force for %s when the time was up: there were %v of %v, and %s; the proxy was given %v, and used %.1f s of CPU",
+	elements := t.largestSet(ctx)
+	return &lateError{fmt.Sprintf("not in force for %s when the time was up: there were %v of %v, and %s; the proxy was given %v, and used %.1f s of CPU",
 		strings.Join(missing, ", "), got, t.spec.contents(), elements,
-		time.Since(t.run.started).Round(10*time.Millisecond), used.Seconds())
+		time.Since(t.run.started).Round(10*time.Millisecond), used.Seconds())}
 }
 
-// clusterIPs says how many elements the largest ipset has.
-func (t *trial) clusterIPs(ctx context.Context) string {
+// largestSet says how many elements the largest ipset has.
+func (t *trial) largestSet(ctx context.Context) string {
 	out, err := t.network.node.Output(ctx, "ipset", "list", "-t")
 	if err != nil {
 		return "no ipset could be read"

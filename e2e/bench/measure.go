@@ -67,7 +67,7 @@ func (t *trial) plan() []phase {
 		return []phase{start, afterStart, idle, isolated, churn, afterChurn, peaks}
 	}
 	rest := phase{"come to rest", func(ctx context.Context) error { return t.rest(ctx, t.options.coldTimeout) }}
-	list := []phase{{start.name, t.coldStartIPVS}, rest, afterStart, idle, rest, isolated}
+	list := []phase{{start.name, t.startIPVS}, rest, afterStart, idle, rest, isolated}
 	if t.options.churn > 0 {
 		list = append(list, churn, rest)
 	}

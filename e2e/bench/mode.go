@@ -25,7 +25,7 @@ func (m mode) defaults(quick bool) map[string]string {
 	if m == modeIPVS {
 		d = map[string]string{
 			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "0s",
-			"cold-timeout": "40m", "flip-timeout": "4m",
+			"cold-timeout": "15m", "flip-timeout": "4m",
 		}
 	}
 	if quick {

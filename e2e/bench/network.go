@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,6 +35,18 @@ type network struct {
 // newNetwork builds it, with an API server of the given objects and without a
 // proxy. On error nothing is left.
 func newNetwork(s spec, log *slog.Logger) (*network, error) {
+	const attempts = 5
+	for i := 1; ; i++ {
+		n, err := tryNetwork(s, log)
+		// The kernel was asked for a list that changed meanwhile. On a slow machine
+		// that happens.
+		if err == nil || i == attempts || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return n, err
+		}
+	}
+}
+
+func tryNetwork(s spec, log *slog.Logger) (*network, error) {
 	cluster, err := netns.New(netns.Config{Nodes: 1, Prefix: "fairlead-bench"})
 	if err != nil {
 		return nil, fmt.Errorf("build a network: %w", err)

@@ -53,6 +53,9 @@ type subject struct {
 	name string
 	path string
 	args func(kubeconfig string, m mode, v variant) []string
+	// help is what to put into ipsets, in the format of ipset restore, if a start in
+	// the mode ipvs takes too long; nil if that would be no help.
+	help func(spec) string
 }
 
 // Names of subjects.
@@ -86,7 +89,7 @@ func commonArgs(kubeconfig string, m mode) []string {
 
 // kubeProxy is kube-proxy at its defaults, apart from the extra arguments.
 func kubeProxy(path, name string, extra ...string) subject {
-	return subject{name: name, path: path, args: func(kubeconfig string, m mode, _ variant) []string {
+	return subject{name: name, path: path, help: kubeProxySets, args: func(kubeconfig string, m mode, _ variant) []string {
 		return append(commonArgs(kubeconfig, m), extra...)
 	}}
 }
