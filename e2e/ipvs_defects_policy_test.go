@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/fairlead-project/fairlead/e2e/world"
 )
 
 // TestIPVSDefectPolicy is about traffic policies and filters, which one virtual
@@ -111,7 +112,9 @@ func sourceRangesOfPort(t *testing.T, b *bed) {
 	closed, open := site(31, pod(2)), site(32, pod(3))
 	closed.external, open.external = nil, nil
 	open.lb, open.port = closed.lb, 81
-	closed.edit = func(o *corev1.Service) { o.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", "2001:db8:ffff::/48"} }
+	closed.edit = func(o *corev1.Service) {
+		o.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", "2001:db8:ffff::/48"}
+	}
 	b.offer(t, closed, open)
 	call(t, netns.TCP, b.everyone(t), at(vip(31), 80), dropped)
 	call(t, netns.TCP, b.everyone(t), at(vip(31), 81), answeredByAny(pod(3)))
@@ -147,6 +150,9 @@ func pathMTU(t *testing.T, b *bed) {
 	for _, d := range []netns.Dual{s.ip, vip(34), vip(134)} {
 		for _, from := range []*netns.NS{b.pod9(t), b.Client} {
 			for _, dst := range at(d, 80) {
+				if dst.Addr() == vip(134).V4 && b.mode == world.IPVS {
+					continue // no errors in the name of an external IP, which may be another machine's
+				}
 				b.learns(t, from, dst)
 			}
 		}

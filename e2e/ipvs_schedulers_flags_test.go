@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/fairlead-project/fairlead/e2e/world"
+	"github.com/fairlead-project/fairlead/service"
 )
 
 // TestIPVSSchedulerDefault wants --ipvs-scheduler to be that of Services that ask
@@ -42,7 +43,7 @@ func TestIPVSSchedulerDefault(t *testing.T) {
 	b.wantProblem(t, "web-5", "InvalidValue", `is not a flag`)
 	for _, p := range pools {
 		l := b.newLoad(t, p, 0)
-		l.more(t, 10)
+		l.must(t, 10)
 		if err := l.alive(t); err != nil {
 			t.Errorf("%s: %v", p.name, err)
 		}
@@ -56,7 +57,7 @@ func TestIPVSSchedulerDefault(t *testing.T) {
 func (b *bed) changedScheduler(t *testing.T, pools []pool) {
 	t.Helper()
 	l := b.newLoad(t, pools[0], 0)
-	l.more(t, 10)
+	l.must(t, 10)
 	for _, name := range []string{"fo", "mh", "lblc", "wrr"} {
 		pools[0].annotations = ours(name, "")
 		b.applyPools(t, pools...)
@@ -68,7 +69,7 @@ func (b *bed) changedScheduler(t *testing.T, pools []pool) {
 		}
 	}
 	had := l.counts()
-	l.more(t, 10)
+	l.must(t, 10)
 	if got := minus(l.counts(), had); !slices.Equal(got, []int{1, 2, 3, 4}) {
 		t.Errorf("at last it is wrr: got %v, want 1 2 3 4", got)
 	}
@@ -79,6 +80,9 @@ func (b *bed) changedScheduler(t *testing.T, pools []pool) {
 func TestIPVSSchedulerUnknown(t *testing.T) {
 	b := newIPVSBed(t)
 	wants := map[string]string{"fastest": `--ipvs-scheduler: unknown scheduler "fastest"; valid: `}
+	b.beginPools(t)
+	b.stop(t)
+	b.run(t, b.program.Path+" cleanup")
 	for _, name := range []string{"twos", "ovf", "fo"} { // not everywhere
 		if !b.hasScheduler(t, name) {
 			wants[name] = "--ipvs-scheduler: the kernel has no scheduler " + name + " (modprobe ip_vs_" + name + "); it has: "
@@ -114,46 +118,89 @@ func TestIPVSSchedulerUnknown(t *testing.T) {
 	}
 }
 
+// A start is what became of the first connections after one, in each family.
+type start struct {
+	order  [2][]int // the endpoints of four connections, by turns
+	maglev [2][]int // those of some clients
+}
+
 // TestIPVSSchedulerHerd starts fairlead on what is another node each time: they
 // must not all send their first connections to one endpoint, and one node must do
-// the same every time.
+// the same every time. Hashing is for all nodes to agree.
 func TestIPVSSchedulerHerd(t *testing.T) {
 	b := newIPVSBed(t)
-	p := newPool(1, nil, equal(4)...)
+	pools := []pool{newPool(1, nil, equal(4)...), newPool(2, ours("mh", "mh-fallback"), equal(4)...)}
 	names := []string{"n1", "worker-a", "worker-b", "worker-c", "worker-d", "worker-e", "worker-f", "worker-g", "n1"}
-	orders := make([][2][]int, len(names))
+	starts := make([]start, len(names))
 	for i, name := range names {
 		b.args = []string{"--hostname-override=" + name}
-		b.beginPools(t, p)
+		b.beginPools(t, pools...)
 		for family := range 2 {
-			l := b.newLoad(t, p, family)
-			for range 4 {
-				end, r := l.dial(t, netip.AddrPort{})
-				if end < 0 {
-					t.Fatalf("%s: %v", name, r)
-				}
-				orders[i][family] = append(orders[i][family], end)
-			}
-			l.letGo(-1)
+			sources := b.clientAddrs(t, 12, family)
+			starts[i].maglev[family] = b.newLoad(t, pools[1], family).endsOf(t, sources, false)
+			l := b.newLoad(t, pools[0], family)
+			starts[i].order[family] = l.endsOf(t, sources[:4], false)
 		}
 		b.stop(t)
 		b.run(t, b.program.Path+" cleanup")
 	}
 	for family := range 2 {
 		first := make([]int, 4)
-		for i, o := range orders {
-			first[o[family][0]]++
-			if sorted := slices.Sorted(slices.Values(o[family])); !slices.Equal(sorted, []int{0, 1, 2, 3}) {
-				t.Errorf("%s: four connections came to %v", names[i], o[family])
+		for i, s := range starts {
+			first[s.order[family][0]]++
+			if sorted := slices.Sorted(slices.Values(s.order[family])); !slices.Equal(sorted, []int{0, 1, 2, 3}) {
+				t.Errorf("%s: four connections came to %v", names[i], s.order[family])
+			}
+			if got, want := s.maglev[family], starts[0].maglev[family]; !slices.Equal(got, want) {
+				t.Errorf("%s: clients are hashed to %v, on %s to %v", names[i], got, names[0], want)
 			}
 		}
 		t.Logf("first connections of %d nodes: %v", len(names), first)
 		if slices.Max(first) > 5 {
 			t.Errorf("the first connections of %d nodes came to endpoints %v times", len(names), first)
 		}
-		if !slices.Equal(orders[0][family], orders[len(names)-1][family]) {
-			t.Errorf("%s: got %v and then %v", names[0], orders[0][family], orders[len(names)-1][family])
+		if got, want := starts[len(names)-1].order[family], starts[0].order[family]; !slices.Equal(got, want) {
+			t.Errorf("%s: got %v and before %v", names[0], got, want)
 		}
+	}
+}
+
+// TestIPVSSchedulerEvent wants a Service that asks for a scheduler the kernel lacks,
+// or for none that is known, to get an Event.
+func TestIPVSSchedulerEvent(t *testing.T) {
+	b := newIPVSBed(t)
+	api := newAPI(t, b.World).(*world.API)
+	b.src = api
+	lacking, unknown, good := newPool(1, ours("twos", ""), "", "2"), newPool(2, routers("fastest", ""), "", "2"), newPool(3, ours("wrr", ""), "", "2")
+	b.beginPools(t, lacking, unknown, good)
+	want := []world.Problem{{Kind: "Service", Object: service.Name{Namespace: "default", Name: unknown.name}, Reason: "InvalidValue"}}
+	if !b.hasScheduler(t, "twos") {
+		want = append(want, world.Problem{Kind: "Service", Object: service.Name{Namespace: "default", Name: lacking.name}, Reason: "DataplaneDeviation"})
+	}
+	within(t, 10*time.Second, func() error {
+		got, err := api.Problems(t.Context(), b.proxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range want {
+			if !slices.Contains(got, p) {
+				return fmt.Errorf("Events: got %v, want %v among them", got, p)
+			}
+		}
+		for _, p := range got {
+			if p.Object.Name == good.name {
+				t.Errorf("a Service without a fault got an Event: %v", p)
+			}
+		}
+		return nil
+	})
+	for _, p := range []pool{lacking, unknown, good} {
+		l := b.newLoad(t, p, 0)
+		l.must(t, 6)
+		if got, want := l.counts(), []int{2, 4}; p.name == good.name && !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", p.name, got, want)
+		}
+		l.letGo(-1)
 	}
 }
 
@@ -175,7 +222,7 @@ func TestIPVSFlagStrictARP(t *testing.T) {
 			}
 		}
 		l := b.newLoad(t, newPool(1, nil, "1"), 0)
-		l.more(t, 2)
+		l.must(t, 2)
 		l.letGo(-1)
 		b.stop(t)
 	}
@@ -202,7 +249,7 @@ func TestIPVSFlagTimeouts(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", strings.Join(c.args, " "), got, want)
 		}
 		l := b.newLoad(t, newPool(1, nil, "1"), 0)
-		l.more(t, 1)
+		l.must(t, 1)
 		b.wantTimer(t, l, strings.Fields(c.want)[0])
 		l.letGo(-1)
 		b.stop(t)

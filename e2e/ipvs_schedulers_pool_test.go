@@ -181,15 +181,25 @@ func (l *load) dial(t *testing.T, src netip.AddrPort) (int, netns.Result) {
 	return i, r
 }
 
-// more opens n connections, from the client's addresses by turns.
-func (l *load) more(t *testing.T, n int) {
+// more opens n connections, from the client's addresses by turns. It ends at the
+// first that cannot be opened.
+func (l *load) more(t *testing.T, n int) error {
 	t.Helper()
 	for range n {
 		l.rounds++
 		src := netip.AddrPortFrom(netns.ClientAddr(1+l.rounds%5).Like(l.dst.Addr()), 0)
 		if i, r := l.dial(t, src); i < 0 {
-			t.Fatalf("connection %d to %v: %v", l.rounds, l.dst, r)
+			return fmt.Errorf("connection %d to %v: %v", l.rounds, l.dst, r)
 		}
+	}
+	return nil
+}
+
+// must is more for connections that have to be there.
+func (l *load) must(t *testing.T, n int) {
+	t.Helper()
+	if err := l.more(t, n); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/fairlead-project/fairlead/e2e/netns"
 	"github.com/fairlead-project/fairlead/e2e/world"
 	"github.com/fairlead-project/fairlead/service"
@@ -19,19 +17,21 @@ import (
 
 // A step of a load brings the connections that are held to a number.
 type step struct {
-	letGo   bool              // first, everything but what the last endpoint has
-	after   func(p pool) pool // first, the objects change
-	total   int               // of connections since the last letGo, or the first
-	want    []int             // by endpoint
-	sorted  bool              // want says only how many each has, not who is who
-	refused bool              // and one more is refused
+	letGo   bool            // first, everything but what the last endpoint has
+	after   func(pool) pool // first, the Service changes; nil for not
+	total   int             // of connections since the last letGo, or the beginning
+	want    []int           // by endpoint
+	sorted  bool            // want says only how many each has, not who is who
+	refused bool            // one more is refused
 }
 
-// A loaded is a scheduler with the steps that tell it from the others.
+// A loaded is a scheduler with a load that tells it from the others: steps, or a
+// check of another kind.
 type loaded struct {
 	name        string
 	annotations map[string]string
 	steps       []step
+	check       func(b *bed, t *testing.T, p pool, family int) (string, error)
 }
 
 // weighted are the weights of the endpoints of every loaded scheduler.
@@ -49,6 +49,7 @@ func weighted() []string { return []string{"", "2", "3", "4"} }
 // not. lblc stays with an endpoint until it has more than w and another less than
 // w/2; lblcr does the same for a growing group, of which it asks the least busy. ovf
 // goes on to the next when the heaviest has more than w, and ends when all have.
+// What was closed is remembered for ten seconds, which is longer than a load takes.
 func loadedSchedulers() []loaded {
 	fair := []step{
 		{total: 6, want: []int{1, 1, 2, 2}, sorted: true},
@@ -57,57 +58,57 @@ func loadedSchedulers() []loaded {
 		{letGo: true, total: 24, want: []int{6, 6, 6, 6}},
 	}
 	return []loaded{
-		{"rr", ours("rr", ""), fair},
-		{"wrr", ours("wrr", ""), []step{
+		{name: "rr", annotations: ours("rr", ""), steps: fair},
+		{name: "wrr", annotations: ours("wrr", ""), steps: []step{
 			{total: 40, want: []int{4, 8, 12, 16}},
 			{letGo: true, total: 20, want: []int{2, 4, 6, 8}},
 		}},
-		{"lc", routers("lc", ""), []step{
+		{name: "lc", annotations: routers("lc", ""), steps: []step{
 			{total: 6, want: []int{1, 1, 2, 2}, sorted: true},
 			{total: 40, want: []int{10, 10, 10, 10}},
 			{letGo: true, total: 30, want: []int{10, 10, 10, 0}},
 		}},
-		{"wlc", ours("wlc", ""), []step{
+		{name: "wlc", annotations: ours("wlc", ""), steps: []step{
 			{total: 6, want: []int{1, 1, 2, 2}},
 			{total: 16, want: []int{2, 3, 5, 6}},
 			{total: 40, want: []int{4, 8, 12, 16}},
 			{letGo: true, total: 24, want: []int{4, 8, 12, 0}},
 		}},
-		{"sed", ours("sed", ""), []step{
+		{name: "sed", annotations: ours("sed", ""), steps: []step{
 			{total: 6, want: []int{0, 1, 2, 3}},
 			{total: 16, want: []int{1, 3, 5, 7}},
 			{total: 40, want: []int{4, 8, 12, 16}},
 			{letGo: true, total: 24, want: []int{4, 8, 12, 0}},
 		}},
-		{"nq", ours("nq", ""), []step{
+		{name: "nq", annotations: ours("nq", ""), steps: []step{
 			{total: 6, want: []int{1, 1, 2, 2}},
 			{total: 16, want: []int{1, 3, 5, 7}},
 			{total: 40, want: []int{4, 8, 12, 16}},
 			{letGo: true, total: 24, want: []int{4, 8, 12, 0}},
 		}},
-		{"dh", ours("dh", ""), []step{{total: 40, want: []int{0, 0, 0, 40}, sorted: true}}},
-		{"lblc", ours("lblc", ""), []step{
+		{name: "dh", annotations: ours("dh", ""), check: (*bed).oneForEach},
+		{name: "lblc", annotations: ours("lblc", ""), steps: []step{
 			{total: 6, want: []int{0, 0, 1, 5}},
 			{total: 16, want: []int{4, 3, 4, 5}},
 			{total: 40, want: []int{28, 3, 4, 5}},
 		}},
-		{"lblcr", ours("lblcr", ""), []step{
+		{name: "lblcr", annotations: ours("lblcr", ""), steps: []step{
 			{total: 6, want: []int{0, 0, 1, 5}},
 			{total: 16, want: []int{2, 3, 5, 6}},
 			{total: 40, want: []int{4, 8, 12, 16}},
 		}},
-		{"fo", routers("fo", ""), []step{
+		{name: "fo", annotations: routers("fo", ""), steps: []step{
 			{total: 20, want: []int{0, 0, 0, 20}},
 			{after: func(p pool) pool { return p.without(3) }, total: 30, want: []int{0, 0, 10, 20}},
 			{after: func(p pool) pool { return p }, total: 40, want: []int{0, 0, 10, 30}},
 		}},
-		{"ovf", ours("ovf", ""), []step{
+		{name: "ovf", annotations: ours("ovf", ""), steps: []step{
 			{total: 5, want: []int{0, 0, 0, 5}},
 			{total: 9, want: []int{0, 0, 4, 5}},
 			{total: 14, want: []int{2, 3, 4, 5}, refused: true},
 			{letGo: true, total: 4, want: []int{0, 0, 4, 0}},
 		}},
-		{"twos", ours("twos", ""), nil}, // by chance, or else like rr: see below
+		{name: "twos", annotations: ours("twos", ""), check: (*bed).twoChoices},
 	}
 }
 
@@ -118,94 +119,157 @@ func TestIPVSSchedulers(t *testing.T) {
 	all := loadedSchedulers()
 	var pools []pool
 	for i, s := range all {
-		pools = append(pools, newPool(1+i, s.annotations, weighted()...))
+		pools = append(pools, s.pool(1+i, s.annotations))
 	}
 	b.beginPools(t, pools...)
-	var has []string
-	for _, s := range all {
-		if b.hasScheduler(t, s.name) {
-			has = append(has, s.name)
-		}
-	}
-	t.Logf("the kernel has %s", strings.Join(has, ", "))
 	d := &distribution{}
 	d.add("scheduler", "load", "connections of the endpoints of weight 1, 2, 3, 4")
 	for i, s := range all {
 		t.Run(s.name, func(t *testing.T) {
-			if !slices.Contains(has, s.name) {
+			if !b.hasScheduler(t, s.name) {
 				b.wantFallback(t, pools[i], s.name)
-				s.steps = loadedSchedulers()[0].steps
-			} else if s.name == "twos" {
-				b.twoChoices(t, pools[i], d)
-				return
+				s = all[0]
+				s.name = all[i].name + " (not in this kernel: rr)"
 			}
 			for family := range 2 {
-				b.play(t, pools, i, family, s, d)
+				rows, err := s.play(t, b, pools, i, family)
+				if err != nil {
+					t.Error(err)
+				}
+				if family == 0 {
+					d.rows = append(d.rows, rows...)
+				}
 			}
 		})
 	}
 	d.publish(t)
 }
 
-// play goes through the steps of a scheduler, in one family.
-func (b *bed) play(t *testing.T, pools []pool, i, family int, s loaded, d *distribution) {
+// TestIPVSSchedulerLoads puts the load for each scheduler on all the others: if one
+// of them shared it out in the same way, the load would prove nothing.
+func TestIPVSSchedulerLoads(t *testing.T) {
+	b := newIPVSBed(t)
+	var pools []pool
+	type pair struct{ is, other loaded }
+	var pairs []pair
+	for _, is := range loadedSchedulers() {
+		for _, other := range loadedSchedulers() {
+			if is.name != other.name && is.name != "twos" && other.name != "twos" {
+				pairs = append(pairs, pair{is, other})
+				pools = append(pools, is.pool(len(pairs), other.annotations))
+			}
+		}
+	}
+	b.beginPools(t, pools...)
+	for i, p := range pairs {
+		if !b.hasScheduler(t, p.is.name) || !b.hasScheduler(t, p.other.name) {
+			continue
+		}
+		if _, err := p.is.play(t, b, pools, i, 0); err == nil {
+			t.Errorf("the load for %s does not tell it from %s", p.is.name, p.other.name)
+		}
+	}
+}
+
+// pool is a Service the scheduler's load is for, with annotations.
+func (s loaded) pool(i int, annotations map[string]string) pool {
+	p := newPool(i, annotations, weighted()...)
+	if s.name == "dh" {
+		for j := range addresses {
+			at := netip.AddrFrom4([4]byte{203, 0, 113, byte(10 + addresses*(i%20) + j)})
+			p.external = append(p.external, at.String(), fmt.Sprintf("2001:db8:113::%x", 0x100*i+j))
+		}
+	}
+	return p
+}
+
+// play puts the load on the i-th of the Services, in one family, and returns rows
+// for the table, and how connections were not shared out as they should be.
+func (s loaded) play(t *testing.T, b *bed, pools []pool, i, family int) ([][]string, error) {
 	t.Helper()
+	if s.check != nil {
+		row, err := s.check(b, t, pools[i], family)
+		return [][]string{{s.name, "see the test", row}}, err
+	}
 	l := b.newLoad(t, pools[i], family)
-	var before []int
+	defer func() { l.letGo(-1) }()
+	var rows [][]string
+	kept := make([]int, len(l.ends))
 	for n, st := range s.steps {
-		load := fmt.Sprintf("%d held", st.total)
+		what := fmt.Sprintf("%d held", st.total)
 		if st.letGo {
 			l.letGo(len(l.ends) - 1)
-			before = l.counts()
-			load = fmt.Sprintf("%d more, after all but those of the last were closed", st.total)
+			kept = l.counts()
+			what = fmt.Sprintf("%d more, after all but those of the last were closed", st.total)
 		}
 		if st.after != nil {
 			changed := slices.Clone(pools)
 			changed[i] = st.after(pools[i])
 			b.applyPools(t, changed...)
-			load = fmt.Sprintf("%d held, with %d endpoints", st.total, len(changed[i].endpoints))
+			what = fmt.Sprintf("%d held, since there are %d endpoints", st.total, len(changed[i].endpoints))
 		}
-		had := 0
-		for _, k := range before {
-			had += k
+		missing := st.total - (l.total() - kept[len(kept)-1])
+		if err := l.more(t, missing); err != nil {
+			return rows, fmt.Errorf("%s, step %d, %s: %w", s.name, n, what, err)
 		}
-		l.more(t, st.total+had-l.total())
-		got := minus(l.counts(), before)
-		if family == 0 {
-			d.add(s.name, load, shares(got))
-		}
+		got := minus(l.counts(), kept)
+		rows = append(rows, []string{s.name, what, shares(got)})
 		if st.sorted {
 			slices.Sort(got)
 		}
-		if diff := cmp.Diff(got, st.want); diff != "" {
-			t.Errorf("%v, step %d, %s: got %v, want %v\n%s", l.dst, n, load, got, st.want, b.server(t, l.dst))
+		if !slices.Equal(got, st.want) {
+			return rows, fmt.Errorf("%s, step %d, %s at %v: got %v, want %v\n%s", s.name, n, what, l.dst, got, st.want, b.server(t, l.dst))
 		}
 		if st.refused {
 			end, r := l.dial(t, netip.AddrPort{})
 			if r.Class != netns.Refused {
-				t.Errorf("%v, step %d: one more: got endpoint %d, %v, want it refused", l.dst, n, end, r)
+				return rows, fmt.Errorf("%s, step %d, one more to %v: got endpoint %d, %v, want it refused", s.name, n, l.dst, end, r)
 			}
+			rows = append(rows, []string{s.name, "one more", "refused"})
 		}
 	}
-	if err := l.alive(t); err != nil {
-		t.Error(err)
-	}
-	l.letGo(-1)
+	return rows, l.alive(t)
 }
 
-// hasScheduler reports whether the kernel has a scheduler, by asking it for one
-// in a namespace where that does no harm.
+// addresses is how many addresses a Service for destination hashing has.
+const addresses = 10
+
+// oneForEach wants all connections to one address to come to one endpoint, and not
+// the same for all addresses.
+func (b *bed) oneForEach(t *testing.T, p pool, family int) (string, error) {
+	t.Helper()
+	used := make([]int, len(p.endpoints))
+	for j := range addresses {
+		l := b.newLoad(t, p, family)
+		l.dst = netip.AddrPortFrom(netip.MustParseAddr(p.external[2*j+family]), p.port)
+		if err := l.more(t, 6); err != nil {
+			return "", err
+		}
+		got := l.counts()
+		i := slices.Index(got, 6)
+		if i < 0 {
+			return "", fmt.Errorf("%v: got %v, want all connections at one endpoint", l.dst, got)
+		}
+		used[i]++
+	}
+	row := shares(used) + " addresses"
+	if slices.Max(used) == addresses {
+		return row, fmt.Errorf("all addresses have the same endpoint: %v", used)
+	}
+	return row, nil
+}
+
+// hasScheduler reports whether the kernel has a scheduler, as fairlead, which runs,
+// says it has found.
 func (b *bed) hasScheduler(t *testing.T, name string) bool {
 	t.Helper()
-	where := b.place(t, pod(50))
-	_, err := where.Output(t.Context(), "ipvsadm", "-A", "-f", "77", "-s", name)
-	if err != nil {
-		return false
+	for line := range strings.Lines(b.proxy.Output()) {
+		if _, list, found := strings.Cut(line, `msg="IPVS found" schedulers=`); found {
+			return slices.Contains(strings.Split(strings.TrimSpace(list), ","), name)
+		}
 	}
-	if _, err := where.Output(t.Context(), "ipvsadm", "-D", "-f", "77"); err != nil {
-		t.Error(err)
-	}
-	return true
+	t.Fatalf("fairlead does not say which schedulers there are:\n%s", b.proxy.Tail(20))
+	return false
 }
 
 // wantFallback wants a scheduler the kernel lacks to be the default one, and a
@@ -245,28 +309,31 @@ func (b *bed) wantProblem(t *testing.T, name, reason, text string) {
 	}
 }
 
-// twoChoices holds what must be true of chance: of 200 connections, nearly
-// certainly everybody gets some, and who has many gets fewer.
-func (b *bed) twoChoices(t *testing.T, p pool, d *distribution) {
+// twoChoices wants what is nearly certain where there is chance: of 200 connections,
+// everybody gets some, and then who has many gets fewer.
+func (b *bed) twoChoices(t *testing.T, p pool, family int) (string, error) {
 	t.Helper()
-	l := b.newLoad(t, p, 0)
-	l.more(t, 200)
+	l := b.newLoad(t, p, family)
+	defer func() { l.letGo(-1) }()
+	if err := l.more(t, 200); err != nil {
+		return "", err
+	}
 	got := l.counts()
-	d.add("twos", "200 held", shares(got))
 	for i, n := range got {
-		fair := 200 * (i + 1) / 10
-		if n < fair/2 || n > fair*2 {
-			t.Errorf("endpoint %d has %d connections, want about %d: %v", i, n, fair, got)
+		if fair := 200 * (i + 1) / 10; n < fair/2 || n > fair*2 {
+			return shares(got), fmt.Errorf("endpoint %d has %d connections, want about %d: %v", i, n, fair, got)
 		}
 	}
+	row := shares(got)
 	l.letGo(3)
 	kept := l.counts()
-	l.more(t, 20)
-	got = minus(l.counts(), kept)
-	d.add("twos", "20 more, after all but those of the last were closed", shares(got))
-	if got[3] > 10 {
-		t.Errorf("the busiest endpoint got %d of 20 connections: %v", got[3], got)
+	if err := l.more(t, 20); err != nil {
+		return row, err
 	}
+	if got := minus(l.counts(), kept); got[3] > 10 {
+		return row, fmt.Errorf("the busiest endpoint got %d of 20 connections: %v", got[3], got)
+	}
+	return row, l.alive(t)
 }
 
 // TestIPVSSchedulerWeights changes weights while connections are open.
@@ -292,7 +359,7 @@ func TestIPVSSchedulerWeights(t *testing.T) {
 			for _, k := range s.want {
 				n += k
 			}
-			l.more(t, n)
+			l.must(t, n)
 			if got := minus(l.counts(), had); !slices.Equal(got, s.want) {
 				t.Errorf("%v with weights %q: got %v, want %v\n%s", l.dst, s.weights, got, s.want, b.server(t, l.dst))
 			}

@@ -364,6 +364,7 @@ func (d *Dataplane) apply(ctx context.Context, ops []kernel.Op) ([]*kernel.OpErr
 		return nil, fmt.Errorf("ipvs: write %d changes: %w", len(ops), err)
 	}
 	for _, e := range refused {
+		d.log.Debug("the kernel refused a change", "change", e.Op, "err", e.Err)
 		d.doubt(e.Op)
 	}
 	if slices.ContainsFunc(refused, func(e *kernel.OpError) bool { return aboutHealth(e.Op) }) {

@@ -309,11 +309,16 @@ func (fam *family) forward() []xt.Rule {
 	}
 }
 
+// output sees what IPVS has left alone. What comes by at a declared port is the
+// middle of a connection whose endpoint is no more, and goes on to the node, which
+// resets it: of an ICMP error, TCP would take no notice.
 func (fam *family) output() []xt.Rule {
+	declared := fam.in(inVIP)
+	declared.Not = true
 	return []xt.Rule{
 		rule(xt.Return{}, xt.ViaIPVS{}),
 		rule(xt.Reject{}, isNew, fam.in(inRefuse)),
 		rule(xt.Return{}, fam.icmp, fam.to(useAddr)),
-		rule(xt.Reject{}, isNew, fam.to(useCluster)),
+		rule(xt.Reject{}, isNew, fam.to(useCluster), declared),
 	}
 }

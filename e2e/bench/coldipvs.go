@@ -56,6 +56,11 @@ func (t *trial) coldStartIPVS(ctx context.Context) error {
 	if err := errors.Join(err, pods.err, node.err, kernel.err, context.Cause(ctx)); err != nil {
 		return err
 	}
+	return t.coldOutcome(ctx, pods, node, kernel, used)
+}
+
+// coldOutcome notes what came when, and fails if something did not come.
+func (t *trial) coldOutcome(ctx context.Context, pods, node, kernel arrival, used time.Duration) error {
 	since := func(at time.Time) float64 { return at.Sub(t.run.started).Seconds() }
 	if some := slices.DeleteFunc(slices.Clone(pods.at), time.Time.IsZero); len(some) > 0 {
 		t.out.add(coldFirst, since(slices.MinFunc(some, time.Time.Compare)))

@@ -12,9 +12,6 @@ func rowsIPVS(o options) []row {
 	one := func(title string, m metric) row {
 		return row{title: title, m: m, stat: median, scale: 1, span: true}
 	}
-	memory := func(title string, m metric) row {
-		return row{title: title, m: m, stat: median, scale: mega, span: true}
-	}
 	count := func(title string, m metric) row {
 		return row{title: title, m: m, stat: maximum, scale: 1, whole: true}
 	}
@@ -53,15 +50,28 @@ func rowsIPVS(o options) []row {
 			count("… and what was only tried out, elsewhere", restartTrials),
 			count("… what differs in the kernel afterwards, lines", restartDiffers),
 			count("… connections that failed meanwhile", restartFailed),
-			memory("RSS after start, MB", startRSS),
-			memory("RSS after the changes, MB", churnRSS),
-			memory("peak RSS, MB", churnPeak),
-			memory("peak RSS of its largest child, MB", childPeak),
-			memory("peak charged to the cgroup, MB", groupPeak),
-			one("connect() to a Service, p01, µs", connectLast01),
-			one("connect() to a Service, p50, µs", connectLast50),
-			one("connect() to no Service, p01, µs", connectOther01),
-			one("connect() to no Service, p50, µs", connectOther50),
 		},
+		rowsUse(),
 	)
+}
+
+// rowsUse are those of memory and of the data path.
+func rowsUse() []row {
+	one := func(title string, m metric) row {
+		return row{title: title, m: m, stat: median, scale: 1, span: true}
+	}
+	memory := func(title string, m metric) row {
+		return row{title: title, m: m, stat: median, scale: mega, span: true}
+	}
+	return []row{
+		memory("RSS after start, MB", startRSS),
+		memory("RSS after the changes, MB", churnRSS),
+		memory("peak RSS, MB", churnPeak),
+		memory("peak RSS of its largest child, MB", childPeak),
+		memory("peak charged to the cgroup, MB", groupPeak),
+		one("connect() to a Service, p01, µs", connectLast01),
+		one("connect() to a Service, p50, µs", connectLast50),
+		one("connect() to no Service, p01, µs", connectOther01),
+		one("connect() to no Service, p50, µs", connectOther50),
+	}
 }

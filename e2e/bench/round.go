@@ -245,12 +245,15 @@ func (c contender) paths(ctx context.Context, m mode, v variant) (map[[2]metric]
 		other := &path{network: c.network, target: otherTarget()}
 		return map[[2]metric]*path{{connectOther01, connectOther50}: other}, nil
 	}
-	if len(c.out.Values[coldAll]) == 0 {
-		return nil, nil
-	}
 	if m == modeIPVS { // a hash table has no order
+		if len(c.out.Values[flipLatency]) == 0 {
+			return nil, nil
+		}
 		n := c.out.Services
 		return connectPaths(c.network, positions{vip(0), vip(n / 2), vip(n - 1)}, otherTarget()), nil
+	}
+	if len(c.out.Values[coldAll]) == 0 {
+		return nil, nil
 	}
 	rules, err := c.network.rules(ctx, v)
 	if err != nil {

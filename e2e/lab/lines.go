@@ -85,8 +85,15 @@ func (l *lines) begin() {
 	l.readers.Go(l.readResult)
 	if l.job.Input != nil {
 		// Nobody waits for this one: there is no way to end a Read of any Reader.
-		go io.Copy(l.output.here, l.job.Input)
+		go l.typeInput()
 	}
+}
+
+// typeInput waits until somebody reads: a terminal that nobody has opened
+// forgets what is typed.
+func (l *lines) typeInput() {
+	<-l.begun
+	io.Copy(l.output.here, l.job.Input)
 }
 
 // readOutput must not stop before the guest has, which would wait for us.

@@ -179,6 +179,9 @@ func (ns *NS) awaitReady(dev string) error {
 		}
 		return poll("link-local address", func() (bool, error) {
 			addrs, err := h.AddrList(link, netlink.FAMILY_V6)
+			if errors.Is(err, netlink.ErrDumpInterrupted) {
+				return false, nil // changed while it was read
+			}
 			i := slices.IndexFunc(addrs, isLinkLocal)
 			if i < 0 || err != nil {
 				return false, err

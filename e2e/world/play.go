@@ -4,6 +4,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -117,7 +118,7 @@ func (w *World) serveEndpoint(addrs []string, protocol *corev1.Protocol, port *i
 		if err != nil {
 			continue
 		}
-		if _, err := w.Place(a); err != nil {
+		if _, err := w.Place(a); errors.Is(err, errNowhere) {
 			continue
 		}
 		if err := w.Serve(proto, netip.AddrPortFrom(a, uint16(*port))); err != nil {

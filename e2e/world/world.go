@@ -130,6 +130,9 @@ func (w *World) Place(a netip.Addr) (*netns.NS, error) {
 	return w.place(a)
 }
 
+// errNowhere says that an address has no place.
+var errNowhere = errors.New("nowhere in the world")
+
 func (w *World) place(a netip.Addr) (*netns.NS, error) {
 	if a.IsLoopback() || slices.Contains(w.extra, a) {
 		return w.N1.NS, nil
@@ -149,7 +152,7 @@ func (w *World) place(a netip.Addr) (*netns.NS, error) {
 		netns.VIPRange().V4.Contains(a), netns.VIPRange().V6.Contains(a):
 		return w.Elsewhere.NS, w.Elsewhere.AddAddr(netns.Uplink, alone(a))
 	}
-	return nil, fmt.Errorf("%s is nowhere in the world", a)
+	return nil, fmt.Errorf("%s is %w", a, errNowhere)
 }
 
 // podNumber is M of a pod address of n: the one that gives it.

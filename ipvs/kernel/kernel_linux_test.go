@@ -191,6 +191,33 @@ func TestLinuxBulk(t *testing.T) {
 	}
 }
 
+// TestLinuxBesideOthers has two network namespaces with servers, which is when
+// /proc/net/ip_vs leaves some out.
+func TestLinuxBesideOthers(t *testing.T) {
+	const n, m = 200, 3
+	t.Run("other", func(t *testing.T) {
+		must(t, newLinux(t), bulk(n, m)...)
+		t.Run("ours", func(t *testing.T) { // while the other namespace is there
+			l := newLinux(t)
+			must(t, l, bulk(n, m)...)
+			servers, err := l.Servers(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			dests := 0
+			for _, s := range servers {
+				dests += len(s.Dests)
+			}
+			if len(servers) != n || dests != n*m {
+				t.Errorf("got %d servers with %d destinations, want %d with %d", len(servers), dests, n, n*m)
+			}
+			if text, err := os.ReadFile(procFile); err == nil {
+				t.Logf("%s has %d of %d servers", procFile, strings.Count(string(text), "TCP"), n)
+			}
+		})
+	})
+}
+
 // TestLinuxSetBulk fails many elements in the middle of batches, and reads a set
 // that takes many messages.
 func TestLinuxSetBulk(t *testing.T) {

@@ -16,10 +16,12 @@ import (
 const procFile = "/proc/thread-self/net/ip_vs"
 
 // Servers implements Kernel. It reads the servers by netlink, where their flags
-// and timeouts are, and all destinations from /proc. These are two looks, so a
-// server that another program adds or removes between them is in one only. It
-// counts as not there: what is added is seen the next time, and what we believe
-// to be missing and add again is refused with EEXIST at worst.
+// and timeouts are, and all destinations from /proc. What the file does not have
+// is asked for by netlink. Other programs may be at work, and the file is not to
+// be trusted where several network namespaces have servers: at the end of each
+// page the kernel counts how far it got among all of them, and goes on so far
+// among ours (ip_vs_info_seq_next and ip_vs_info_array of ip_vs_ctl.c, Linux 6.1),
+// so that some of ours are left out.
 //
 // In a kernel without IPVS there are no servers.
 func (l *Linux) Servers(ctx context.Context) (map[ServerKey]*ServerState, error) {
@@ -51,12 +53,19 @@ func (l *Linux) Servers(ctx context.Context) (map[ServerKey]*ServerState, error)
 		return nil, fmt.Errorf("read %s: %w", procFile, err)
 	}
 	for key, s := range servers {
-		list, ok := dests[key]
-		if !ok {
-			delete(servers, key)
+		if list, ok := dests[key]; ok {
+			s.Dests = sortDests(list)
 			continue
 		}
-		s.Dests = sortDests(list)
+		one, err := l.Server(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if one == nil {
+			delete(servers, key)
+		} else {
+			servers[key] = one
+		}
 	}
 	return servers, nil
 }
