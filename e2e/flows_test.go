@@ -25,13 +25,14 @@ type corpusRun struct {
 	worlds int    // played in at once; much of the time goes into waiting for nothing to come
 	source func(*testing.T, *world.World) world.Source
 	plays  func(*servicetest.Case) bool
+	lacks  []string // schedulers the kernel does not have
 }
 
 func corpusRuns() []corpusRun {
 	return []corpusRun{
-		{"manifests-nft", world.IPTables, "nft", 2, newManifests, everything},
-		{"manifests-legacy", world.IPTables, "legacy", 2, newManifests, everything},
-		{"api-nft", world.IPTables, "nft", 2, newAPI, admitted},
+		{"manifests-nft", world.IPTables, "nft", 2, newManifests, everything, nil},
+		{"manifests-legacy", world.IPTables, "legacy", 2, newManifests, everything, nil},
+		{"api-nft", world.IPTables, "nft", 2, newAPI, admitted, nil},
 	}
 }
 
@@ -114,7 +115,7 @@ func playCorpus(t *testing.T, v corpusRun, binary string) {
 		if !v.plays(c) {
 			continue
 		}
-		c, err := world.Deviate(c, c.Snapshots(t), world.Deviations(v.mode))
+		c, err := world.Deviate(c, c.Snapshots(t), world.Deviations(v.mode, v.lacks...))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -204,7 +204,13 @@ func (b *bed) saveDevice(t *testing.T, mine, others *section) {
 		into.add("device", words[3])
 	}
 	for _, family := range []string{"-4", "-6"} {
-		mine.add("local routes "+family, sortLines(b.run(t, "ip "+family+" route show table local dev "+device))...)
+		for _, line := range sortLines(b.run(t, "ip "+family+" route show table local dev "+device)) {
+			into := mine
+			if a, err := netip.ParseAddr(strings.Fields(line)[1]); err == nil && !isVirtual(a) {
+				into = others
+			}
+			into.add("local routes "+family, line)
+		}
 	}
 }
 

@@ -134,15 +134,20 @@ func TestIPVSSchedulerHerd(t *testing.T) {
 	starts := make([]start, len(names))
 	for i, name := range names {
 		b.args = []string{"--hostname-override=" + name}
+		begin := time.Now()
 		b.beginPools(t, pools...)
+		t.Logf("DBG begun %v", time.Since(begin))
 		for family := range 2 {
 			sources := b.clientAddrs(t, 12, family)
 			starts[i].maglev[family] = b.newLoad(t, pools[1], family).endsOf(t, sources, false)
 			l := b.newLoad(t, pools[0], family)
 			starts[i].order[family] = l.endsOf(t, sources[:4], false)
 		}
+		t.Logf("DBG used %v", time.Since(begin))
 		b.stop(t)
+		t.Logf("DBG stopped %v", time.Since(begin))
 		b.run(t, b.program.Path+" cleanup")
+		t.Logf("DBG clean %v", time.Since(begin))
 	}
 	for family := range 2 {
 		first := make([]int, 4)

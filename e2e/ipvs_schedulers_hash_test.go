@@ -186,6 +186,7 @@ func (b *bed) churn(t *testing.T, pools []pool, all []*hashed, d *distribution) 
 		changed[h.at] = pools[h.at].without(gone)
 	}
 	b.applyPools(t, changed...)
+	b.awaitDrained(t)
 	for _, h := range all {
 		l := b.newLoad(t, pools[h.at], h.family)
 		moved, others := 0, 0

@@ -29,6 +29,7 @@ type pool struct {
 	annotations map[string]string // of the Service
 	weights     []string          // of the endpoints; empty for no annotation
 	affinity    bool
+	onlyV4      bool
 }
 
 // ours and routers are the annotations that ask for a scheduler.
@@ -83,6 +84,10 @@ func (p pool) service() *corev1.Service {
 	if p.affinity {
 		o.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	}
+	if p.onlyV4 {
+		single := corev1.IPFamilyPolicySingleStack
+		o.Spec.ClusterIPs, o.Spec.IPFamilies, o.Spec.IPFamilyPolicy = o.Spec.ClusterIPs[:1], o.Spec.IPFamilies[:1], &single
+	}
 	return o
 }
 
@@ -92,6 +97,9 @@ func (p pool) slices() []*discoveryv1.EndpointSlice {
 		one := p.fixture
 		one.endpoints = []endpoint{e}
 		for _, sl := range one.slices() {
+			if p.onlyV4 && sl.AddressType != discoveryv1.AddressTypeIPv4 {
+				continue
+			}
 			sl.Name = fmt.Sprintf("%s-%s", sl.Name, strings.ReplaceAll(e.pod.V4.String(), ".", "-"))
 			if p.weights[i] != "" {
 				sl.Annotations = map[string]string{kube.AnnotationWeight: p.weights[i]}

@@ -470,7 +470,7 @@ func (d *Dataplane) observe(ctx context.Context, keys []kernel.ServerKey) (map[k
 // Audit implements [service.Dataplane]. It counts the connections of what drains;
 // and when a full audit is due, or somebody raised a suspicion, it reads all there
 // is of ours and repairs what differs. A full audit is due every
-// Config.AuditEvery, but takes no more than a thirtieth of the time.
+// Config.AuditEvery, but takes no more than a tenth of the time.
 func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 	if d.last == nil {
 		return service.Report{}, nil
@@ -502,7 +502,7 @@ func (d *Dataplane) drain(ctx context.Context, total *service.Report) error {
 // after it at least.
 const (
 	auditEarly = 7
-	auditShare = 30
+	auditShare = 10
 )
 
 // verify compares the kernel with what should be there, and repairs it.

@@ -18,27 +18,39 @@ import (
 type Deviation struct {
 	Reason string
 	// Instead returns what happens to a flow in place of what the corpus says. It
-	// is not ok if the deviation has nothing to do with the flow.
+	// is not ok if the deviation has nothing to do with the flow. Nil is about no
+	// flow.
 	Instead func(snap *service.Snapshot, f *servicetest.FlowExpect) (want service.Outcome, ok bool)
+	// Told reports whether the proxy complains about the Service of a Port. Nil is
+	// about none.
+	Told func(p *service.Port) bool
 }
 
-// Deviations returns all that are known of a mode. At most one is about a flow.
-func Deviations(m Mode) []Deviation {
+// Deviations returns all that are known of a mode on a kernel that lacks some
+// schedulers of IPVS. At most one is about a flow.
+func Deviations(m Mode, lacks ...string) []Deviation {
 	loopback := Deviation{
-		"the kernel forwards nothing whose source is a loopback address, so node ports at 127.0.0.1 are left alone", loopbackPort,
+		Reason:  "the kernel forwards nothing whose source is a loopback address, so node ports at 127.0.0.1 are left alone",
+		Instead: loopbackPort,
+	}
+	scheduler := Deviation{
+		Reason: "the kernel lacks the scheduler",
+		Told:   func(p *service.Port) bool { return slices.Contains(lacks, p.Scheduling.Algorithm) },
 	}
 	switch m {
 	case IPVS:
-		return []Deviation{
-			{"the node answers pings to cluster and load-balancer IPs, which are its own as far as ICMP goes", pingTo(service.ClusterIP, service.LoadBalancerIP)},
-			loopback,
-		}
+		return []Deviation{loopback, scheduler, {
+			Reason:  "the node answers pings to cluster and load-balancer IPs, which are its own as far as ICMP goes",
+			Instead: pingTo(service.ClusterIP, service.LoadBalancerIP),
+		}}
 	case IPVSDevice:
-		return []Deviation{
-			{"the node answers pings to addresses that are on its device", pingTo(service.ClusterIP, service.LoadBalancerIP, service.ExternalIP)},
-			{"other ports of an address that is on the device are closed, rather than the business of others", undeclaredPort},
-			loopback,
-		}
+		return []Deviation{loopback, scheduler, {
+			Reason:  "the node answers pings to addresses that are on its device",
+			Instead: pingTo(service.ClusterIP, service.LoadBalancerIP, service.ExternalIP),
+		}, {
+			Reason:  "other ports of an address that is on the device are closed, rather than the business of others",
+			Instead: undeclaredPort,
+		}}
 	default:
 		return nil
 	}
@@ -93,6 +105,7 @@ func Deviate(c *servicetest.Case, snaps []*service.Snapshot, table []Deviation) 
 				return nil, fmt.Errorf("%s.txtar:%d: %w", c.Name, step.Flows[j].Line, err)
 			}
 		}
+		step.Problems = slices.Concat(step.Problems, told(snaps[i], step, table))
 	}
 	return &out, nil
 }
@@ -100,6 +113,9 @@ func Deviate(c *servicetest.Case, snaps []*service.Snapshot, table []Deviation) 
 func deviate(f *servicetest.FlowExpect, snap *service.Snapshot, table []Deviation) error {
 	said, reason := f.Want, ""
 	for _, d := range table {
+		if d.Instead == nil {
+			continue
+		}
 		instead, ok := d.Instead(snap, f)
 		switch {
 		case !ok:
@@ -115,4 +131,17 @@ func deviate(f *servicetest.FlowExpect, snap *service.Snapshot, table []Deviatio
 		f.Text += fmt.Sprintf(" (here: %v, because %s)", f.Want.Verdict, reason)
 	}
 	return nil
+}
+
+// told lists what the proxy complains of because of deviations, each Service once.
+func told(snap *service.Snapshot, step *servicetest.Step, table []Deviation) []servicetest.ProblemExpect {
+	var out []servicetest.ProblemExpect
+	for _, p := range snap.Ports {
+		e := servicetest.ProblemExpect{Line: step.Line, Kind: "Service", Object: p.ID.Service, Reason: "DataplaneDeviation"}
+		about := slices.ContainsFunc(table, func(d Deviation) bool { return d.Told != nil && d.Told(p) })
+		if about && !slices.Contains(out, e) {
+			out = append(out, e)
+		}
+	}
+	return out
 }

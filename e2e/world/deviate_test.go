@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-project/fairlead/e2e/world"
 	"github.com/fairlead-project/fairlead/service"
@@ -73,6 +75,22 @@ kind: Service
 metadata: {namespace: default, name: web}
 spec: {type: ClusterIP, clusterIP: None, clusterIPs: [None], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack}
 `
+
+// TestDeviateTold holds that a complaint is expected where there is reason to.
+func TestDeviateTold(t *testing.T) {
+	for c := range servicetest.Corpus() {
+		there, err := world.Deviate(c, c.Snapshots(t), world.Deviations(world.IPVS, "twos"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range there.Steps {
+			want := slices.ContainsFunc(c.Steps[i].Services, func(o *corev1.Service) bool { return o.Name == "twos" })
+			if got := len(there.Steps[i].Problems) > len(c.Steps[i].Problems); got != want {
+				t.Errorf("%s: more problems than written: got %t, want %t", c.Name, got, want)
+			}
+		}
+	}
+}
 
 // TestDeviate holds that an excuse that is none is found out.
 func TestDeviate(t *testing.T) {
