@@ -46,6 +46,7 @@ type bed struct {
 	src    world.Source
 	proxy  *world.Proxy // of the last start; nil before
 	marker *world.Marker
+	before string // of the last put, the virtual servers in the IPVS modes
 }
 
 // newBed builds a world for iptables mode, and fairlead is not started yet.
@@ -114,6 +115,9 @@ func (b *bed) stop(t *testing.T) {
 func (b *bed) put(t *testing.T, fixtures ...fixture) {
 	t.Helper()
 	old := b.marker
+	if b.mode != world.IPTables {
+		b.before = b.servers(t)
+	}
 	var err error
 	if b.marker, err = b.NewMarker(); err != nil {
 		t.Fatal(err)

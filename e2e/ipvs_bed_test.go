@@ -49,7 +49,7 @@ func (b *bed) awaitDrained(t *testing.T) {
 	// The kernel remembers a connection that was reset for ten seconds, and one
 	// that was closed for two minutes.
 	within(t, 150*time.Second, func() error {
-		left, err := b.Draining(b.marker)
+		left, err := b.Draining(t.Context(), b.marker)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("still there: %s", strings.Join(left, ", "))
 		}

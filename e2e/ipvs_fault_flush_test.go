@@ -26,7 +26,7 @@ const atOnce = time.Second
 type injury struct {
 	name   string
 	broken bool         // new connections to a cluster IP fail until it is repaired
-	told   bool         // the kernel tells of it
+	told   bool         // the kernel tells of it; one command, since fairlead is deaf while it repairs
 	not    []world.Mode // where there is no such thing
 	do     func(t *testing.T, b *bed)
 }
@@ -66,10 +66,10 @@ func injuries() []injury {
 		{name: "remove a jump", broken: true, not: routed, do: ipt("-t mangle -D PREROUTING -m comment --comment fairlead -j FL-PREROUTING")},
 		{name: "flush nat", do: ipt("-t nat -F")},
 		{name: "flush filter", do: ipt("-F")},
-		{name: "delete the routing rule", broken: true, told: true, not: routed,
-			do: run("ip -4 rule del lookup 17996", "ip -6 rule del lookup 17996")},
-		{name: "flush the routing table", broken: true, told: true, not: routed,
-			do: run("ip -4 route flush table 17996", "ip -6 route flush table 17996")},
+		{name: "delete the routing rule", broken: true, told: true, not: routed, do: run("ip rule del lookup 17996")},
+		{name: "delete the routing rule of IPv6", told: true, not: routed, do: run("ip -6 rule del lookup 17996")},
+		{name: "flush the routing table", broken: true, told: true, not: routed, do: run("ip route flush table 17996")},
+		{name: "flush the routing table of IPv6", told: true, not: routed, do: run("ip -6 route flush table 17996")},
 		{name: "delete a route", broken: true, told: true, not: routed,
 			do: run("ip route del local " + vip + " table 17996")},
 		{name: "delete an address", told: true, do: run("ip addr del " + vip + "/32 dev " + device)},

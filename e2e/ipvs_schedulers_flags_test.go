@@ -3,7 +3,7 @@
 package e2e
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -92,29 +92,33 @@ func TestIPVSSchedulerUnknown(t *testing.T) {
 	for name, want := range wants {
 		b.args = []string{"--ipvs-scheduler=" + name}
 		b.start(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		defer cancel()
-		select {
-		case <-b.proxy.Done():
-		case <-ctx.Done():
-			t.Fatalf("%s: fairlead runs\n%s", name, b.proxy.Tail(10))
-		}
-		exit, ok := b.proxy.Wait().(*exec.ExitError)
-		if !ok || exit.ExitCode() <= 0 {
-			t.Errorf("%s: it ended with %v, want an exit code", name, b.proxy.Wait())
-		}
-		var lines []string
-		for line := range strings.Lines(b.proxy.Output()) {
-			if !strings.Contains(line, "level=INFO") {
-				lines = append(lines, strings.TrimSpace(line))
-			}
-		}
-		if len(lines) != 1 || !strings.Contains(strings.ReplaceAll(lines[0], `\"`, `"`), want) {
-			t.Errorf("%s: it said %q, want one line with %q", name, lines, want)
-		}
+		b.wantRefusal(t, name, want)
 		if got := b.run(t, "ipvsadm -Sn"); got != "" {
 			t.Errorf("%s: it wrote %q", name, got)
 		}
+	}
+}
+
+// wantRefusal wants fairlead to end with an exit code and one line.
+func (b *bed) wantRefusal(t *testing.T, name, want string) {
+	t.Helper()
+	select {
+	case <-b.proxy.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s: fairlead runs\n%s", name, b.proxy.Tail(10))
+	}
+	var exit *exec.ExitError
+	if err := b.proxy.Wait(); !errors.As(err, &exit) || exit.ExitCode() <= 0 {
+		t.Errorf("%s: it ended with %v, want an exit code", name, err)
+	}
+	var lines []string
+	for line := range strings.Lines(b.proxy.Output()) {
+		if !strings.Contains(line, "level=INFO") {
+			lines = append(lines, strings.ReplaceAll(strings.TrimSpace(line), `\"`, `"`))
+		}
+	}
+	if len(lines) != 1 || !strings.Contains(lines[0], want) {
+		t.Errorf("%s: it said %q, want one line with %q", name, lines, want)
 	}
 }
 
@@ -134,20 +138,15 @@ func TestIPVSSchedulerHerd(t *testing.T) {
 	starts := make([]start, len(names))
 	for i, name := range names {
 		b.args = []string{"--hostname-override=" + name}
-		begin := time.Now()
 		b.beginPools(t, pools...)
-		t.Logf("DBG begun %v", time.Since(begin))
 		for family := range 2 {
 			sources := b.clientAddrs(t, 12, family)
 			starts[i].maglev[family] = b.newLoad(t, pools[1], family).endsOf(t, sources, false)
 			l := b.newLoad(t, pools[0], family)
 			starts[i].order[family] = l.endsOf(t, sources[:4], false)
 		}
-		t.Logf("DBG used %v", time.Since(begin))
 		b.stop(t)
-		t.Logf("DBG stopped %v", time.Since(begin))
 		b.run(t, b.program.Path+" cleanup")
-		t.Logf("DBG clean %v", time.Since(begin))
 	}
 	for family := range 2 {
 		first := make([]int, 4)

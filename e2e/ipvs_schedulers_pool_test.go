@@ -242,6 +242,26 @@ func (l *load) letGo(keep int) {
 	}
 }
 
+// keepLast closes all connections but those of the last endpoint, and waits until
+// IPVS has seen that.
+func (l *load) keepLast(t *testing.T) {
+	t.Helper()
+	l.letGo(len(l.ends) - 1)
+	within(t, 5*time.Second, func() error {
+		for line := range strings.Lines(l.b.run(t, "ipvsadm -Ln -t "+l.dst.String())) {
+			words := strings.Fields(line) // -> 10.244.1.2:8101 Masq 1 ACTIVE INACTIVE
+			if len(words) != 6 || words[0] != "->" {
+				continue
+			}
+			i := slices.IndexFunc(l.ends, func(e netip.AddrPort) bool { return e.String() == words[1] })
+			if i >= 0 && words[4] != strconv.Itoa(len(l.conns[i])) {
+				return fmt.Errorf("%s has %s active connections, want %d", words[1], words[4], len(l.conns[i]))
+			}
+		}
+		return nil
+	})
+}
+
 // alive reports connections that are not.
 func (l *load) alive(t *testing.T) error {
 	t.Helper()

@@ -162,9 +162,7 @@ func TestIPVSSchedulerLoads(t *testing.T) {
 			}
 		}
 	}
-	begin := time.Now()
 	b.beginPools(t, pools...)
-	t.Logf("DBG begun %v", time.Since(begin))
 	for i, p := range pairs {
 		if !b.hasScheduler(t, p.is.name) || !b.hasScheduler(t, p.other.name) {
 			continue
@@ -172,7 +170,6 @@ func TestIPVSSchedulerLoads(t *testing.T) {
 		if _, err := p.is.play(t, b, pools, i, 0); err == nil {
 			t.Errorf("the load for %s does not tell it from %s", p.is.name, p.other.name)
 		}
-		t.Logf("DBG %v %v %v", p.is.name, p.other.name, time.Since(begin))
 	}
 }
 
@@ -203,7 +200,7 @@ func (s loaded) play(t *testing.T, b *bed, pools []pool, i, family int) ([][]str
 	for n, st := range s.steps {
 		what := fmt.Sprintf("%d held", st.total)
 		if st.letGo {
-			l.letGo(len(l.ends) - 1)
+			l.keepLast(t)
 			kept = l.counts()
 			what = fmt.Sprintf("%d more, after all but those of the last were closed", st.total)
 		}
@@ -330,7 +327,7 @@ func (b *bed) twoChoices(t *testing.T, p pool, family int) (string, error) {
 		}
 	}
 	row := shares(got)
-	l.letGo(3)
+	l.keepLast(t)
 	kept := l.counts()
 	if err := l.more(t, 20); err != nil {
 		return row, err

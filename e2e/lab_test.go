@@ -35,7 +35,7 @@ func slowTests() string {
 		"lb-source-ranges", "lb-source-ranges-local", "nodeport-tcp-and-udp", "nodeport-two-services",
 		"none-no-endpoints", "none-ping", "none-vip-undefined-port", "protocol-sctp", "protocol-udp",
 		"select-external-local-none-here", "service-multi-port",
-		"source-(cip|eip|lb|np)-cluster", "source-(cip|eip|lb|np)-local",
+		"source-(cip|np)-cluster", "source-(eip|lb)-local",
 		"step-rolling-update", "step-single-to-dual-stack", "step-types", "step-udp-cycle", "weight-one",
 	}
 	return "^TestIPVSKernel$|^TestLinux|^TestIPVSFlows$/^ipvs(-device)?-nft$/^world/^(" + strings.Join(cases, "|") + ")$"

@@ -38,17 +38,17 @@ func eventually(ctx context.Context, lag time.Duration, check func() error) erro
 // Get makes a HTTP request from a namespace and returns status and body, which is
 // JSON.
 func Get(ctx context.Context, from *netns.NS, at netip.AddrPort) (int, []byte, error) {
-	status, body, err := fetch(ctx, from, "http://"+at.String()+"/")
+	status, body, err := fetch(ctx, from, "http://"+at.String()+"/", 2*time.Second)
 	if err == nil && !json.Valid(body) {
 		err = fmt.Errorf("not JSON: %.200q", body)
 	}
 	return status, body, err
 }
 
-// fetch is Get for any URL and any body.
-func fetch(ctx context.Context, from *netns.NS, url string) (int, []byte, error) {
+// fetch is Get for any URL, any body and any patience.
+func fetch(ctx context.Context, from *netns.NS, url string, patience time.Duration) (int, []byte, error) {
 	client := http.Client{
-		Timeout: 2 * time.Second,
+		Timeout: patience,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {

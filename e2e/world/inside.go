@@ -7,7 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -15,7 +15,7 @@ import (
 // Metric asks the proxy on n1 for a metric and returns the sum over its labels.
 // That there is no such metric is an error.
 func (w *World) Metric(ctx context.Context, name string) (float64, error) {
-	_, body, err := fetch(ctx, w.N1.NS, "http://"+metricsAt.String()+"/metrics")
+	_, body, err := fetch(ctx, w.N1.NS, "http://"+metricsAt.String()+"/metrics", quietLag)
 	if err != nil {
 		return 0, fmt.Errorf("read metrics: %w", err)
 	}
@@ -46,7 +46,7 @@ func (w *World) awaitQuiet(ctx context.Context, prog Program, m *Marker) error {
 		return nil
 	}
 	err := eventually(ctx, quietLag, func() error {
-		left, err := w.Draining(m)
+		left, err := w.Draining(ctx, m)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("still there: %s", strings.Join(left, ", "))
 		}
@@ -58,48 +58,33 @@ func (w *World) awaitQuiet(ctx context.Context, prog Program, m *Marker) error {
 	return nil
 }
 
-// Draining lists what IPVS on n1 has, as the kernel writes it, that was removed:
+// Draining lists what IPVS on n1 has, as ipvsadm writes it, that was removed:
 // destinations that take no new connections, and servers of earlier markers, who
 // show, by having gone, that a change that has begun to be in force has come to
 // its end. Destinations of UDP do not count: they leave with their endpoint, and
 // nothing but their own flows notices them.
-func (w *World) Draining(m *Marker) ([]string, error) {
-	var text []byte
-	err := w.N1.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/ip_vs")
-		return err
-	})
+func (w *World) Draining(ctx context.Context, m *Marker) ([]string, error) {
+	// Not /proc/net/ip_vs: beside other namespaces it leaves servers out.
+	text, err := w.N1.Output(ctx, "ipvsadm", "-Sn")
 	if err != nil {
 		return nil, fmt.Errorf("read the tables of IPVS: %w", err)
 	}
-	return parseDraining(string(text), m.port), nil
+	return parseDraining(text, m.port), nil
 }
 
-// parseDraining reads /proc/net/ip_vs: a line for each server, and under it one
-// for each destination, with the arrow, address, method, weight and the numbers
-// of active and inactive connections. The marker's server is at a port.
+// parseDraining reads what ipvsadm saves, with the marker's server at a port.
 func parseDraining(text string, port uint16) []string {
 	var out []string
-	number := fmt.Sprintf(":%04X", port)
-	server := ""
 	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		switch {
-		case len(words) < 3:
-		case words[0] != "->":
-			server = words[0] + " " + words[1]
-			if isMarker(words[1]) && !strings.HasSuffix(words[1], number) {
-				out = append(out, server)
-			}
-		case words[3] == "0" && !strings.HasPrefix(server, "UDP "):
-			out = append(out, server+" "+strings.Join(words, " "))
+		words := strings.Fields(line) // -A -t 10.96.0.1:80 -s rr, or -a with -r, -m and -w
+		if len(words) < 3 || words[1] == "-u" {
+			continue
+		}
+		at, err := netip.ParseAddrPort(words[2])
+		old := err == nil && at.Addr() == markerIP().Like(at.Addr()) && at.Port() != port
+		if words[0] == "-A" && old || words[0] == "-a" && strings.HasSuffix(strings.TrimSpace(line), " -w 0") {
+			out = append(out, strings.Join(words[1:], " "))
 		}
 	}
 	return out
-}
-
-// isMarker reports whether an address, as /proc/net/ip_vs has it, is a marker's.
-func isMarker(address string) bool {
-	v4, v6 := markerIP().V4.As4(), markerIP().V6.StringExpanded()
-	return strings.HasPrefix(address, fmt.Sprintf("%X:", v4[:])) || strings.HasPrefix(address, "["+v6+"]:")
 }

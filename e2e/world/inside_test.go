@@ -9,30 +9,27 @@ import (
 )
 
 func TestParseDraining(t *testing.T) {
-	const text = `IP Virtual Server version 1.2.1 (size=4096)
-Prot LocalAddress:Port Scheduler Flags
-  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
-TCP  0A600001:01BB rr
-  -> 0AF40102:1F90      Masq    1      0          0
-  -> 0AF40103:1F90      Masq    0      2          1
-UDP  0A60000A:0035 rr persistent 10800
-  -> 0AF40103:0035      Masq    0      0          1
-SCTP [fd00:0010:0096:0000:0000:0000:0000:0010]:0050 wlc
-  -> [fd00:0010:0244:0001:0000:0000:0000:0004]:1F90      Masq    0      0          0
-TCP  0A60FF01:2711 rr
-TCP  0A60FF01:2712 rr
-TCP  [fd00:0010:0096:0000:0000:0000:0000:ff01]:2711 rr
-TCP  [fd00:0010:0096:0000:0000:0000:0000:ff01]:2712 rr
-FWM  00000007 rr
-  -> 0AF40102:1F90      Masq    10     0          0
+	const text = `-A -t 10.96.0.1:443 -s rr
+-a -t 10.96.0.1:443 -r 10.244.1.2:8080 -m -w 1
+-a -t 10.96.0.1:443 -r 10.244.1.3:8080 -m -w 0
+-A -u 10.96.0.10:53 -s rr -p 10800
+-a -u 10.96.0.10:53 -r 10.244.1.3:53 -m -w 0
+-A --sctp-service [fd00:10:96::10]:80 -s wlc
+-a --sctp-service [fd00:10:96::10]:80 -r [fd00:10:244:1::4]:8080 -m -w 0
+-A -t 10.96.255.1:10001 -s rr
+-A -t 10.96.255.1:10002 -s rr
+-A -t [fd00:10:96::ff01]:10001 -s rr
+-A -t [fd00:10:96::ff01]:10002 -s rr
+-A -f 7 -s rr
+-a -f 7 -r 10.244.1.2:8080 -m -w 10
 `
 	want := []string{
-		"TCP 0A600001:01BB -> 0AF40103:1F90 Masq 0 2 1",
-		"SCTP [fd00:0010:0096:0000:0000:0000:0000:0010]:0050 -> [fd00:0010:0244:0001:0000:0000:0000:0004]:1F90 Masq 0 0 0",
-		"TCP 0A60FF01:2711",
-		"TCP [fd00:0010:0096:0000:0000:0000:0000:ff01]:2711",
+		"-t 10.96.0.1:443 -r 10.244.1.3:8080 -m -w 0",
+		"--sctp-service [fd00:10:96::10]:80 -r [fd00:10:244:1::4]:8080 -m -w 0",
+		"-t 10.96.255.1:10001 -s rr",
+		"-t [fd00:10:96::ff01]:10001 -s rr",
 	}
-	if d := cmp.Diff(parseDraining(text, 0x2712), want); d != "" {
+	if d := cmp.Diff(parseDraining(text, 10002), want); d != "" {
 		t.Errorf("(-got +want):\n%s", d)
 	}
 }
