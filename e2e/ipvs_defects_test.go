@@ -36,6 +36,12 @@ type defect struct {
 // server, stand where fairlead does, to see which of the defects are real:
 //
 //	FAIRLEAD_E2E_PROXY=kube-proxy FAIRLEAD_LAB_RUN=TestIPVSDefect go test ./e2e -v -run TestIPVSLab/uml
+//
+// Seen to fail with kube-proxy 1.36 on Linux 6.1: of TestIPVSDefectAddresses all but
+// two, the masquerading by the number of a node port, which was not seen, and
+// ping, which is answered there too; of TestIPVSDefectPolicy callers from outside
+// are sent on to other nodes in spite of externalTrafficPolicy Local, some of them
+// masqueraded. The rest has not been run through with it.
 const defectProxy = "FAIRLEAD_E2E_PROXY"
 
 func usesKubeProxy() bool { return os.Getenv(defectProxy) == "kube-proxy" }

@@ -48,7 +48,7 @@ const labRun = "FAIRLEAD_LAB_RUN"
 
 // labPackages are the packages with tests that need a kernel with IPVS, as seen
 // from here. This one comes first.
-func labPackages() []string { return []string{".", "../ipvs/kernel"} }
+func labPackages() []string { return []string{".", "../ipvs/kernel", "../ipvs"} }
 
 // TestIPVSLab sees to it that the tests that need IPVS are run: on the running
 // kernel if it has that, and else on kernels that are booted for the purpose.

@@ -23,9 +23,9 @@ import (
 	"github.com/fairlead-project/fairlead/service/servicetest"
 )
 
-// TestWalkKernel is TestWalk on the running kernel, in a network namespace of its
+// TestIPVSWalk is TestWalk on the running kernel, in a network namespace of its
 // own. What must be there is what a fresh dataplane leaves in a kernel.Fake.
-func TestWalkKernel(t *testing.T) {
+func TestIPVSWalk(t *testing.T) {
 	for _, mode := range []VIPMode{Routed, Device} {
 		t.Run(mode.String(), func(t *testing.T) {
 			k := ownKernel(t)

@@ -90,7 +90,7 @@ func (k *Kernel) Run(ctx context.Context, j Job) (code int, err error) {
 	defer l.close()
 	g, err := k.boot(ctx, b, l)
 	if err != nil {
-		return -1, fmt.Errorf("start %s: %w", k.Name, err)
+		return -1, fmt.Errorf("start %s: %w", k.Name, errors.Join(context.Cause(ctx), err))
 	}
 	l.begin()
 	err = g.wait(ctx, l)
