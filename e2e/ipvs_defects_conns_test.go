@@ -24,7 +24,8 @@ func TestIPVSDefectConnections(t *testing.T) {
 		{name: "a source port can be used again at once", see: "70747, 90854, 81775, 93297, kube-router 544", test: portReuse},
 		{name: "an endpoint that left keeps its connections, and after its return", see: "57841, 99162", test: graceful},
 		{name: "so it does over SCTP", see: "by its source, graceful_termination.go", test: gracefulSCTP},
-		{name: "clients of a deleted pod are told", see: "84322, 89392, 105505", test: deletedPod},
+		{name: "clients of a deleted pod are told", see: "84322, 89392, 105505", test: func(t *testing.T, b *bed) { deletedPod(t, b, 50, podsOf(3)) }},
+		{name: "so are those of the last pod", see: "84322, 89392, 105505", test: func(t *testing.T, b *bed) { deletedPod(t, b, 51, nil) }},
 		{name: "a UDP flow moves to another endpoint", see: "71514, 76664, 125467, kube-router 899", test: movesUDP},
 		{name: "clients with affinity stay, and leave with their endpoint", see: "71809, 89358", test: sticky},
 		{name: "a deleted Service keeps its connections", see: "by its source, proxier.go", test: deletedService},
@@ -163,9 +164,9 @@ func (b *bed) leaveAndReturn(t *testing.T, s offer, conns []*netns.Conn) {
 	reset(conns)
 }
 
-// deletedPod has a pod terminate and vanish, without a word to its clients.
-func deletedPod(t *testing.T, b *bed) {
-	const number = 50
+// deletedPod has a pod terminate and vanish, without a word to its clients, and
+// leave others or nobody.
+func deletedPod(t *testing.T, b *bed, number int, others []endpoint) {
 	doomed, err := b.AddPod(b.N1, pod(number).Slice()...)
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +179,7 @@ func deletedPod(t *testing.T, b *bed) {
 	s := site(number, pod(number))
 	b.offer(t, s)
 	conns := b.dial(t, netns.TCP, b.everyone(t), at(s.ip, 80))
-	s.endpoints = append(podsOf(3), endpoint{pod(number), true})
+	s.endpoints = append(slices.Clone(others), endpoint{pod(number), true})
 	b.offer(t, s)
 	if err := talkOver(conns, netns.Reply); err != nil {
 		t.Errorf("while it terminates: %v", err)
@@ -191,7 +192,7 @@ func deletedPod(t *testing.T, b *bed) {
 			t.Fatal(err)
 		}
 	}
-	s.endpoints = podsOf(3)
+	s.endpoints = others
 	b.offer(t, s)
 	start := time.Now()
 	for _, c := range conns {

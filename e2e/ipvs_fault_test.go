@@ -41,7 +41,7 @@ func (b *bed) servers(t *testing.T) string {
 // the last put.
 func (b *bed) awaitServers(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); b.servers(t) == b.before; {
+	for deadline := time.Now().Add(time.Minute); b.servers(t) == b.before; {
 		if time.Now().After(deadline) {
 			t.Fatalf("fairlead does nothing about a change\n%s", b.proxy.Tail(20))
 		}

@@ -285,8 +285,8 @@ func (fam *family) postRouting() []xt.Rule {
 func (fam *family) input() []xt.Rule {
 	rules := []xt.Rule{
 		rule(xt.Accept{}, xt.Proto{Protocol: xt.TCP}, xt.InSet{Set: setName(fam.f, healthSet), Dirs: "dst"}),
-		rule(xt.Reject{}, isNew, fam.in(inRefuse)),
 	}
+	rules = append(rules, fam.refuse()...)
 	if !fam.routed() {
 		declared := fam.in(inVIP)
 		declared.Not = true
@@ -302,10 +302,17 @@ func (fam *family) input() []xt.Rule {
 }
 
 func (fam *family) forward() []xt.Rule {
+	rules := append([]xt.Rule{rule(xt.Accept{}, isKnown)}, fam.refuse()...)
+	return append(rules, rule(xt.Reject{}, isNew, fam.to(useCluster)))
+}
+
+// refuse rejects new connections to what nothing serves. What comes from the middle
+// of a connection, whose endpoint is no more, is reset.
+func (fam *family) refuse() []xt.Rule {
+	stray := xt.CTState{States: xt.CTNew | xt.CTInvalid}
 	return []xt.Rule{
-		rule(xt.Accept{}, isKnown),
+		rule(xt.Reset{}, xt.Proto{Protocol: xt.TCP}, xt.TCPSyn{Not: true}, stray, fam.in(inRefuse)),
 		rule(xt.Reject{}, isNew, fam.in(inRefuse)),
-		rule(xt.Reject{}, isNew, fam.to(useCluster)),
 	}
 }
 
@@ -315,10 +322,9 @@ func (fam *family) forward() []xt.Rule {
 func (fam *family) output() []xt.Rule {
 	declared := fam.in(inVIP)
 	declared.Not = true
-	return []xt.Rule{
-		rule(xt.Return{}, xt.ViaIPVS{}),
-		rule(xt.Reject{}, isNew, fam.in(inRefuse)),
+	rules := append([]xt.Rule{rule(xt.Return{}, xt.ViaIPVS{})}, fam.refuse()...)
+	return append(rules,
 		rule(xt.Return{}, fam.icmp, fam.to(useAddr)),
 		rule(xt.Reject{}, isNew, fam.to(useCluster), declared),
-	}
+	)
 }

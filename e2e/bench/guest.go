@@ -86,6 +86,11 @@ func runElsewhere(ctx context.Context, o options, k *lab.Kernel, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
+	restore, err := roomForMaps(k)
+	if err != nil {
+		return nil, err
+	}
+	defer restore()
 	out := &guestOutput{log: os.Stderr}
 	log.Info("starting", "kernel", k.Name, "release", k.Release(), "memory_mib", o.memory)
 	code, err := k.Run(ctx, lab.Job{
@@ -100,6 +105,24 @@ func runElsewhere(ctx context.Context, o options, k *lab.Kernel, log *slog.Logge
 	}
 	out.results.Remarks = append(out.results.Remarks, remark(k))
 	return out.results, err
+}
+
+// roomForMaps lets processes of user-mode Linux be large. Each is a process of the
+// host, with a mapping for every page that is not next to the one before, and dies
+// with the limit's number of them, which is a quarter of a gigabyte by default. The
+// limit is put back by restore, of which an error is none of this program's: a
+// higher limit does no harm.
+func roomForMaps(k *lab.Kernel) (restore func(), err error) {
+	const file, enough = "/proc/sys/vm/max_map_count", 1 << 21
+	if k.Name != "uml" {
+		return func() {}, nil
+	}
+	before, err := readNumber(file)
+	if err != nil || before >= enough {
+		return func() {}, err
+	}
+	write := func(n uint64) error { return os.WriteFile(file, fmt.Append(nil, n), 0) }
+	return func() { _ = write(before) }, write(enough)
 }
 
 // guestArgs are the flags of this process, with the programs built here, since

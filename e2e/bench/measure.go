@@ -42,6 +42,7 @@ type trial struct {
 	out     *outcome
 	random  *rand.Rand
 
+	tell    func() error  // that there are new figures
 	flips   int           // probe Services used up
 	earlier time.Duration // CPU of the proxy's runs before this one
 }
@@ -86,7 +87,7 @@ func (t *trial) phases(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", phase.name, errors.Join(err, t.run.ended()))
 		}
-		if err := t.run.ended(); err != nil {
+		if err := errors.Join(t.run.ended(), t.tell()); err != nil {
 			return fmt.Errorf("%s: %w", phase.name, err)
 		}
 	}

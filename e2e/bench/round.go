@@ -69,7 +69,7 @@ type contender struct {
 // newTrial starts a proxy on its trial.
 func (b *bench) newTrial(ctx context.Context, s subject, out *outcome, log *slog.Logger) (*trial, error) {
 	return newTrial(ctx, trial{
-		options: b.options, subject: s, variant: out.Variant, shim: b.shims[out.Variant], out: out, log: log,
+		options: b.options, subject: s, variant: out.Variant, shim: b.shims[out.Variant], out: out, log: log, tell: b.report,
 		spec: spec{Services: out.Services, Probes: b.options.probesNeeded(), Endpoints: b.options.endpoints},
 	})
 }

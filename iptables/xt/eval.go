@@ -318,7 +318,7 @@ func (w *path) terminate(t Target) {
 		w.end = passed
 	case DropPacket:
 		w.end, w.res.Verdict = stopped, Dropped
-	case Reject:
+	case Reject, Reset:
 		w.end, w.res.Verdict = stopped, Rejected
 	case DNAT:
 		w.translate(t.To)

@@ -102,6 +102,9 @@ func (c command) run(ctx context.Context) (string, error) {
 		cancel()
 	}
 	err = cmd.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // the tool was content, and a child of its was slow to go
+	}
 	return stderr.finish(err, readErr, ctx.Err())
 }
 

@@ -209,7 +209,7 @@ func fakeOptions() map[string]int {
 		"--dport": 1, "--ctstate": 1, "--src-type": 1, "--dst-type": 1, "--mark": 1, "--mode": 1,
 		"--probability": 1, "--rcheck": 0, "--update": 0, "--bytecode": 1, "--seconds": 1, "--reap": 0, "--set": 0, "--name": 1,
 		"--rsource": 0, "--comment": 1, "--to-destination": 1, "--set-xmark": 1, "--random-fully": 0,
-		"--match-set": 2, "--ipvs": 0, "--to": 1,
+		"--match-set": 2, "--ipvs": 0, "--to": 1, "--tcp-flags": 2, "--reject-with": 1,
 	}
 }
 
@@ -262,6 +262,10 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 	case "--dport":
 		if !slices.Contains([]string{"tcp", "udp", "sctp"}, seen["-p"]) || seen["-m"] != seen["-p"] {
 			return errors.New("--dport without -p and -m of a protocol that has ports")
+		}
+	case "--tcp-flags":
+		if seen["-p"] != "tcp" {
+			return errors.New("--tcp-flags without -p tcp")
 		}
 	case "--match-set":
 		name, _, _ := strings.Cut(value, " ")

@@ -207,6 +207,23 @@ func (m DPort) check(Family) error {
 
 func (DPort) slot() slot { return slotExtension }
 
+// TCPSyn matches the first packet of a TCP connection, or any other if Not. The
+// rule must match TCP too.
+type TCPSyn struct{ Not bool }
+
+func (m TCPSyn) appendArgs(b []byte) []byte {
+	return append(appendNot(append(b, "-m tcp "...), m.Not), "--tcp-flags FIN,SYN,RST,ACK SYN"...)
+}
+
+// matches takes a NEW packet for the first of a connection, which is what the
+// evaluator is asked about.
+func (m TCPSyn) matches(p *Packet) bool {
+	return p.Proto == TCP && (p.State&CTNew != 0) != m.Not
+}
+
+func (TCPSyn) check(Family) error { return nil }
+func (TCPSyn) slot() slot         { return slotExtension }
+
 // CTStates is a set of connection states.
 type CTStates uint8
 

@@ -32,6 +32,11 @@ type DropPacket struct{}
 // "connection refused" too). Only the filter table has it.
 type Reject struct{}
 
+// Reset discards the packet and answers with a TCP reset, which ends a connection
+// that is under way: of "port unreachable" its client would take no notice. The
+// rule must match TCP. Only the filter table has it.
+type Reset struct{}
+
 // DNAT sends the connection to To instead. The rule must match a protocol that
 // has ports. Only the nat table has it, before routing.
 type DNAT struct{ To netip.AddrPort }
@@ -67,6 +72,9 @@ func (Accept) appendArgs(b []byte) []byte { return append(b, "-j ACCEPT"...) }
 
 func (DropPacket) appendArgs(b []byte) []byte { return append(b, "-j DROP"...) }
 func (Reject) appendArgs(b []byte) []byte     { return append(b, "-j REJECT"...) }
+func (Reset) appendArgs(b []byte) []byte {
+	return append(b, "-j REJECT --reject-with tcp-reset"...)
+}
 
 func (t DNAT) appendArgs(b []byte) []byte {
 	return t.To.AppendTo(append(b, "-j DNAT --to-destination "...))
@@ -111,6 +119,13 @@ func (OrMark) check(Family, Table, Protocol) error       { return nil }
 func (XorMark) check(Family, Table, Protocol) error      { return nil }
 func (ClearMark) check(Family, Table, Protocol) error    { return nil }
 func (Reject) check(_ Family, t Table, _ Protocol) error { return only(Filter, t, "REJECT") }
+
+func (Reset) check(_ Family, t Table, p Protocol) error {
+	if p != TCP {
+		return errors.New("a TCP reset for packets that may not be TCP")
+	}
+	return only(Filter, t, "REJECT")
+}
 
 func (DropPacket) check(_ Family, t Table, _ Protocol) error {
 	if t == NAT {
