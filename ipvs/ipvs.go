@@ -41,7 +41,6 @@ type Dataplane struct {
 
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
-	auditTook time.Duration
 	verifying bool // what is written is a repair
 	suspect   atomic.Bool
 }
@@ -479,7 +478,7 @@ func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 		return d.resync(ctx, d.last)
 	}
 	now := d.now()
-	due := d.lastAudit.Add(max(auditEarly*d.cfg.AuditEvery/10, auditShare*d.auditTook))
+	due := d.lastAudit.Add(auditEarly * d.cfg.AuditEvery / 10)
 	if d.suspect.Swap(false) || !now.Before(due) {
 		return d.verify(ctx)
 	}
@@ -497,13 +496,9 @@ func (d *Dataplane) drain(ctx context.Context, total *service.Report) error {
 	return err
 }
 
-// Full audits: how early one may be, in tenths of the period, since the caller
-// comes at random times; and how many times longer than an audit is the pause
-// after it at least.
-const (
-	auditEarly = 7
-	auditShare = 10
-)
+// auditEarly is how early a full audit may be, in tenths of the period: the caller
+// comes at random times.
+const auditEarly = 7
 
 // verify compares the kernel with what should be there, and repairs it.
 func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
@@ -535,7 +530,6 @@ func (d *Dataplane) verify(ctx context.Context) (service.Report, error) {
 	}
 	r.Repaired = repaired || changed || r.Added+r.Changed+r.Removed > 0
 	r.Resynced = true
-	d.lastAudit = d.now()
-	d.auditTook = d.lastAudit.Sub(begin)
+	d.lastAudit = begin
 	return d.finish(r), asserted
 }
