@@ -46,7 +46,8 @@ type bed struct {
 	src    world.Source
 	proxy  *world.Proxy // of the last start; nil before
 	marker *world.Marker
-	before string // of the last put, the virtual servers in the IPVS modes
+	before string          // of the last put, the virtual servers in the IPVS modes
+	owned  map[string]bool // virtual servers that were ever said to be fairlead's, as elements of sets
 }
 
 // newBed builds a world for iptables mode, and fairlead is not started yet.
@@ -63,6 +64,7 @@ func newBedIn(t *testing.T, mode world.Mode, variant string, args ...string) *be
 		World:   newWorld(t, world.Config{Prefix: "flfault"}),
 		program: world.FairleadMode(binary, mode, variant),
 		mode:    mode, variant: variant, dir: t.TempDir(), args: args,
+		owned: make(map[string]bool),
 	}
 	b.src = world.NewManifests(b.dir)
 	t.Cleanup(func() {

@@ -24,10 +24,16 @@ type talker struct {
 	seen []netns.Result
 }
 
-// talk starts a talker.
+// talk starts a talker, who does not wait long for answers.
 func talk(t *testing.T, name string, from *netns.NS, dst netip.AddrPort) *talker {
 	t.Helper()
-	s, err := from.OpenSession(netns.Request{Proto: netns.UDP, Dst: dst, Timeout: 200 * time.Millisecond})
+	return talkWith(t, name, from, dst, 200*time.Millisecond)
+}
+
+// talkWith starts a talker with some patience.
+func talkWith(t *testing.T, name string, from *netns.NS, dst netip.AddrPort, patience time.Duration) *talker {
+	t.Helper()
+	s, err := from.OpenSession(netns.Request{Proto: netns.UDP, Dst: dst, Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,12 +109,13 @@ func (b *bed) talkers(t *testing.T) []*talker {
 func (b *bed) strangers(t *testing.T) []*talker {
 	t.Helper()
 	b.ipt(t, "-t", "nat", "-A", "POSTROUTING", "-p", "udp", "--dport", "30053", "-j", "MASQUERADE", "--random-fully")
+	const patience = 5 * time.Second // none of their answers may be lost, on a busy machine either
 	var out []*talker
 	for i, a := range netns.ClientAddr(1).Slice() {
 		out = append(out,
-			talk(t, "stranger in a pod", b.place(t, pod(9)), netip.AddrPortFrom(a, 30053)),
-			talk(t, "stranger in the host", b.N1.NS, netip.AddrPortFrom(a, 30053)),
-			talk(t, "stranger outside", b.Client, netip.AddrPortFrom(netns.PodAddr(2, 2).Slice()[i], 30053)))
+			talkWith(t, "stranger in a pod", b.place(t, pod(9)), netip.AddrPortFrom(a, 30053), patience),
+			talkWith(t, "stranger in the host", b.N1.NS, netip.AddrPortFrom(a, 30053), patience),
+			talkWith(t, "stranger outside", b.Client, netip.AddrPortFrom(netns.PodAddr(2, 2).Slice()[i], 30053), patience))
 	}
 	return out
 }

@@ -74,8 +74,8 @@ func (b *bed) run(t *testing.T, command string) string {
 func (b *bed) saveIPVS(t *testing.T) (ours, foreign string) {
 	t.Helper()
 	var mine, others section
-	owned := b.saveSets(t, &mine, &others)
-	b.saveServers(t, owned, &mine, &others)
+	b.saveSets(t, &mine, &others)
+	b.saveServers(t, &mine, &others)
 	for _, family := range []string{"-4", "-6"} {
 		for line := range strings.Lines(b.run(t, "ip "+family+" rule")) {
 			into := &others
@@ -140,10 +140,9 @@ func isOurSet(name string) bool {
 	return strings.HasPrefix(name, "FL4-") || strings.HasPrefix(name, "FL6-")
 }
 
-// saveSets returns the elements of the sets that say what belongs to fairlead.
-func (b *bed) saveSets(t *testing.T, mine, others *section) map[string]bool {
+// saveSets lists sets, and notes which virtual servers they say are fairlead's.
+func (b *bed) saveSets(t *testing.T, mine, others *section) {
 	t.Helper()
-	owned := make(map[string]bool)
 	for _, line := range sortLines(b.run(t, "ipset save")) {
 		words := strings.Fields(line)
 		if words[0] == "create" {
@@ -161,20 +160,19 @@ func (b *bed) saveSets(t *testing.T, mine, others *section) map[string]bool {
 		}
 		into.add("set "+words[1], strings.Join(words, " "))
 		if strings.HasSuffix(words[1], "-OWN") && words[0] == "add" {
-			owned[words[2]] = true
+			b.owned[words[2]] = true
 		}
 	}
-	return owned
 }
 
 // saveServers lists virtual servers with their destinations.
-func (b *bed) saveServers(t *testing.T, owned map[string]bool, mine, others *section) {
+func (b *bed) saveServers(t *testing.T, mine, others *section) {
 	t.Helper()
 	for _, line := range sortLines(b.run(t, "ipvsadm -Sn")) {
 		words := strings.Fields(line) // -A -t 10.96.0.1:80 -s rr, or -a with -r and -w
 		proto := map[string]string{"-t": "tcp", "-u": "udp", "--sctp-service": "sctp"}[words[1]]
 		into := others
-		if at, err := netip.ParseAddrPort(words[2]); err == nil && owned[fmt.Sprintf("%v,%s:%d", at.Addr(), proto, at.Port())] {
+		if at, err := netip.ParseAddrPort(words[2]); err == nil && b.owned[fmt.Sprintf("%v,%s:%d", at.Addr(), proto, at.Port())] {
 			into = mine
 		}
 		into.add("server "+words[1]+" "+words[2], line)
