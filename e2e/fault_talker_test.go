@@ -24,10 +24,11 @@ type talker struct {
 	seen []netns.Result
 }
 
-// talk starts a talker, who does not wait long for answers.
+// talk starts a talker, who waits for an answer as long as it may take on a busy
+// machine.
 func talk(t *testing.T, name string, from *netns.NS, dst netip.AddrPort) *talker {
 	t.Helper()
-	return talkWith(t, name, from, dst, 200*time.Millisecond)
+	return talkWith(t, name, from, dst, time.Second)
 }
 
 // talkWith starts a talker with some patience.

@@ -96,6 +96,7 @@ func TestIPVSFlows(t *testing.T) {
 // API server brings changes in another order than a folder does, and nothing else.
 func TestIPVSFlowsAPI(t *testing.T) {
 	requireIPVS(t)
+	t.Parallel()
 	binary := requireWorld(t)
 	tools := ipvsVariants(t)[0]
 	changing := func(c *servicetest.Case) bool { return admitted(c) && len(c.Steps) > 1 }

@@ -232,3 +232,15 @@ func asJSON(t *testing.T, v any) string {
 	}
 	return string(b)
 }
+
+func TestKubeProxySets(t *testing.T) {
+	got := kubeProxySets(spec{Services: 1, Probes: 1, Endpoints: 1})
+	want := `add KUBE-CLUSTER-IP 10.96.0.10,tcp:80
+add KUBE-IPVS-IPS 10.96.0.10
+add KUBE-CLUSTER-IP 10.96.0.11,tcp:80
+add KUBE-IPVS-IPS 10.96.0.11
+`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("kubeProxySets (-want +got):\n%s", diff)
+	}
+}
