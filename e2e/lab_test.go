@@ -68,7 +68,7 @@ func TestIPVSLab(t *testing.T) {
 	for _, p := range programs[1:] {
 		t.Run(p.name, func(t *testing.T) {
 			s := newLabScore(t)
-			cmd := exec.CommandContext(t.Context(), p.path, p.args(t, labTests)...)
+			cmd := exec.CommandContext(t.Context(), p.path, p.args(t, cmp.Or(os.Getenv(labRun), labTests), labParallel)...)
 			cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.dir, p.env, s, s
 			err := cmd.Run()
 			s.judge(cmd.ProcessState.ExitCode(), err)
@@ -108,14 +108,25 @@ func runOn(t *testing.T, name string, programs []labProgram) {
 	if k.Slow {
 		tests = slowTests()
 	}
+	tests = cmp.Or(os.Getenv(labRun), tests)
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
 			begin := time.Now()
 			s := newLabScore(t)
-			code, err := k.Run(t.Context(), lab.Job{
-				Path: p.path, Args: p.args(t, tests), Env: p.env, Dir: p.dir, Share: p.share,
-				Timeout: timeLeft(t), Memory: 3072, Output: s,
-			})
+			run := func(s *labScore, tests, parallel string) (int, error) {
+				return k.Run(t.Context(), lab.Job{
+					Path: p.path, Args: p.args(t, tests, parallel), Env: p.env, Dir: p.dir, Share: p.share,
+					Timeout: timeLeft(t), Memory: 3072, Output: s,
+				})
+			}
+			code, err := run(s, tests, labParallel)
+			if again := s.tops(); err == nil && code != 0 && len(again) > 0 {
+				// One slow CPU does not always leave tests with deadlines the time
+				// they have alone. What fails counts if it fails there too.
+				t.Logf("failed beside others, and are run again alone: %v", again)
+				s = newLabScore(t)
+				code, err = run(s, "^("+strings.Join(again, "|")+")$", "1")
+			}
 			s.judge(code, err)
 			t.Logf("kernel %s: %d passed, %d skipped, %d failed in %.0f s",
 				k.Release(), len(s.passed), len(s.skipped), len(s.failed), time.Since(begin).Seconds())
@@ -169,11 +180,14 @@ func labPrograms(t *testing.T, binary string) []labProgram {
 	return out
 }
 
-func (p labProgram) args(t *testing.T, tests string) []string {
+// labParallel is how many parallel tests run at once: they wait more than they
+// compute.
+const labParallel = "4"
+
+func (p labProgram) args(t *testing.T, tests, parallel string) []string {
 	return []string{
-		"-test.v", "-test.run", cmp.Or(os.Getenv(labRun), tests),
-		// They wait more than they compute.
-		"-test.parallel", "4", "-test.timeout", max(timeLeft(t)-time.Minute, 30*time.Second).String(),
+		"-test.v", "-test.run", tests,
+		"-test.parallel", parallel, "-test.timeout", max(timeLeft(t)-time.Minute, 30*time.Second).String(),
 	}
 }
 
@@ -208,6 +222,17 @@ func (s *labScore) Write(b []byte) (int, error) {
 		}
 	}
 	return s.out.Write(b)
+}
+
+// tops returns the names of the tests that failed, without subtests.
+func (s *labScore) tops() []string {
+	var out []string
+	for _, name := range s.failed {
+		top, _, _ := strings.Cut(name, "/")
+		out = append(out, top)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // judge fails the test for all that is not a complete success.
