@@ -214,10 +214,10 @@ func faultHostile(t *testing.T, b *bed) {
 	}
 	b.heal(t)
 	p.finish(t, 50)
+	b.wantAsFresh(t) // that waits for drains
 	if d := cmp.Diff(b.save(t).foreign, foreign); d != "" {
 		t.Errorf("rules of others have changed (-got +want):\n%s", d)
 	}
-	b.wantAsFresh(t)
 }
 
 // inflict replaces the hostile file.

@@ -18,6 +18,7 @@ import (
 // its flow never leaves the connection-tracking table by itself.
 type talker struct {
 	name string
+	dst  netip.AddrPort
 	s    *netns.Session
 
 	mu   sync.Mutex
@@ -38,7 +39,7 @@ func talkWith(t *testing.T, name string, from *netns.NS, dst netip.AddrPort, pat
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &talker{name: fmt.Sprintf("%s to %v", name, dst), s: s}
+	k := &talker{name: fmt.Sprintf("%s to %v", name, dst), dst: dst, s: s}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { k.run(ctx) })

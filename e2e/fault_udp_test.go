@@ -3,12 +3,14 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
@@ -45,6 +47,7 @@ func faultUDP(t *testing.T, b *bed) {
 	b.put(t)
 	b.start(t)
 	b.await(t)
+	b.reverse(t, talkers[0], talkers[4]) // one of each family
 	for _, step := range []struct {
 		name string
 		put  []fixture
@@ -101,6 +104,48 @@ func (b *bed) talkers(t *testing.T) []*talker {
 			talk(t, "client", b.Client, netip.AddrPortFrom(netns.NodeAddr(1).Slice()[i], 30053)))
 	}
 	return out
+}
+
+// reverse has the flow of a talker at a cluster IP look as if the answering side
+// had begun it, which is what a late answer to a flow makes of it that the kernel
+// was told to forget.
+func (b *bed) reverse(t *testing.T, talkers ...*talker) {
+	t.Helper()
+	for _, k := range talkers {
+		var src netip.AddrPort
+		within(t, follow, func() error {
+			all := k.since(0)
+			if len(all) == 0 || all[len(all)-1].Class != netns.Reply {
+				return fmt.Errorf("%s has no answer yet", k.name)
+			}
+			src = all[len(all)-1].SeenSource
+			return nil
+		})
+		tuple := func(from, to netip.AddrPort) netlink.IPTuple {
+			return netlink.IPTuple{
+				Protocol: unix.IPPROTO_UDP,
+				SrcIP:    from.Addr().AsSlice(), SrcPort: from.Port(), DstIP: to.Addr().AsSlice(), DstPort: to.Port(),
+			}
+		}
+		family := netlink.InetFamily(unix.AF_INET)
+		if src.Addr().Is6() {
+			family = unix.AF_INET6
+		}
+		of := &netlink.ConntrackFilter{}
+		err := of.AddProtocol(unix.IPPROTO_UDP)
+		if err = errors.Join(err, of.AddPort(netlink.ConntrackOrigSrcPort, src.Port())); err != nil {
+			t.Fatal(err)
+		}
+		entry := &netlink.ConntrackFlow{
+			FamilyType: uint8(family), Forward: tuple(k.dst, src), Reverse: tuple(src, k.dst), TimeOut: 120,
+		}
+		within(t, follow, func() error { // it fails if the talker is faster
+			return b.N1.Do(func() error {
+				_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, of)
+				return errors.Join(err, netlink.ConntrackCreate(netlink.ConntrackTable, family, entry))
+			})
+		})
+	}
 }
 
 // strangers are flows through n1 to port 30053 of somebody else. A rule that is

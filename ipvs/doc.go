@@ -48,9 +48,9 @@
 // The table holds one route for each address and never a default: where
 // src_valid_mark is set, the kernel would take every source for one of its own.
 // ICMP from a virtual address (port unreachable, fragmentation needed) is sent only
-// if the kernel knows the address, so IPv4 cluster and load-balancer addresses are
-// on the device kube-ipvs0, which is down, each without the local route that comes
-// with it; so they still answer no ARP and catch nothing. IPv6 needs no address.
+// if the kernel knows the address, so those of IPv4 are on the device kube-ipvs0,
+// which is down, each without the local route that comes with it; so they still
+// answer no ARP and catch nothing. IPv6 needs no address.
 // [Device] is kube-proxy's way.
 //
 // # Two pools for one frontend

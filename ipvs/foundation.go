@@ -314,7 +314,7 @@ func (d *Dataplane) remains(ctx context.Context) ([]kernel.Op, error) {
 	}
 	left := len(dev.Addrs)
 	for a := range dev.Addrs {
-		if h.uses[a]&useAddr != 0 || aliasPrefix(service.FamilyOf(a)).Contains(a) {
+		if h.uses[a]&(useAddr|useExt) != 0 || aliasPrefix(service.FamilyOf(a)).Contains(a) {
 			ops = append(ops, kernel.DelAddr{Device: deviceName, Addr: a})
 			left--
 		}

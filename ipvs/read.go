@@ -178,7 +178,7 @@ func (d *Dataplane) readAddresses(ctx context.Context, h *have) error {
 	for a, state := range dev.Addrs {
 		f := service.FamilyOf(a)
 		wanted := d.want.usesOf(a)&useDevice != 0
-		ours := wanted || h.uses[a]&useAddr != 0 || aliasPrefix(f).Contains(a)
+		ours := wanted || h.uses[a]&(useAddr|useExt) != 0 || aliasPrefix(f).Contains(a)
 		right := state.Local == (d.cfg.VIPMode == Device)
 		if ours && d.cfg.serves(f) && (right || !wanted) {
 			h.use(a, useDevice)

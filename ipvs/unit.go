@@ -158,12 +158,15 @@ func (pl *planner) uses(k service.Kind, a netip.Addr) use {
 		return useAddr | useDevice | useCluster
 	case pl.cfg.VIPMode == Device:
 		return useAddr | useDevice
-	case k == service.ExternalIP:
-		return useExt | useRoute
 	}
-	u := useAddr | useRoute
-	if k == service.ClusterIP {
-		u |= useCluster
+	u := useRoute
+	switch k {
+	case service.ExternalIP:
+		u |= useExt
+	case service.ClusterIP:
+		u |= useAddr | useCluster
+	default:
+		u |= useAddr
 	}
 	if a.Is4() {
 		u |= useDevice // for ICMP from the address; see the package comment

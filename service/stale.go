@@ -4,11 +4,14 @@ import "net/netip"
 
 // A ConntrackFlow is what Stale needs of one connection-tracking entry: where
 // the client sent its packets, and where the answers come from. The two are
-// equal when the entry is not translated.
+// equal when the entry is not translated. OrigSrc and ReplyDst are the same of an
+// entry that an answer began, see [Stale.Orphan].
 type ConntrackFlow struct {
 	Protocol Protocol
+	OrigSrc  netip.AddrPort
 	OrigDst  netip.AddrPort
 	ReplySrc netip.AddrPort
+	ReplyDst netip.AddrPort
 }
 
 // A Stale says which UDP flows a change of Snapshots leaves behind: a UDP
@@ -81,19 +84,36 @@ func (s *Stale) Merge(older *Stale) {
 
 // Orphan reports whether f must be forgotten. A flow to a node port counts only
 // if its destination is local to the node: other flows may use the number too.
+//
+// An entry can also be the wrong way round: its client's packets are the replies.
+// It comes about when an answer is under way while its flow is forgotten, and lasts
+// as long as the client sends, since no rule is asked about replies. For iptables
+// such a client goes untranslated; for IPVS the answers of another endpoint clash
+// with it, and are dropped.
 func (s *Stale) Orphan(f ConntrackFlow) bool {
 	if f.Protocol != UDP || s.Empty() {
 		return false
 	}
-	rule, ok := s.rules[f.OrigDst]
-	if !ok && s.local[f.OrigDst.Addr()] {
-		rule, ok = s.rules[netip.AddrPortFrom(FamilyOf(f.OrigDst.Addr()).Any(), f.OrigDst.Port())]
+	if rule, ok := s.rule(f.OrigDst); ok {
+		return rule.orphans(f.OrigDst, f.ReplySrc)
 	}
-	if !ok {
-		return false
+	rule, ok := s.rule(f.ReplyDst)
+	return ok && rule.orphans(f.ReplyDst, f.OrigSrc)
+}
+
+// rule returns what is known of a frontend.
+func (s *Stale) rule(frontend netip.AddrPort) (staleRule, bool) {
+	rule, ok := s.rules[frontend]
+	if !ok && s.local[frontend.Addr()] {
+		rule, ok = s.rules[netip.AddrPortFrom(FamilyOf(frontend.Addr()).Any(), frontend.Port())]
 	}
-	if len(rule) == 0 {
-		return f.ReplySrc != f.OrigDst
+	return rule, ok
+}
+
+// orphans reports whether a flow to a frontend may not be answered by src.
+func (r staleRule) orphans(frontend, src netip.AddrPort) bool {
+	if len(r) == 0 {
+		return src != frontend
 	}
-	return !rule[f.ReplySrc]
+	return !r[src]
 }

@@ -48,6 +48,10 @@ func TestStale(t *testing.T) {
 			if got := s.Orphan(flow); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
+			reversed := ConntrackFlow{Protocol: UDP, OrigSrc: addr(tt.src), ReplyDst: addr(tt.dst)}
+			if got := s.Orphan(reversed); got != tt.want {
+				t.Errorf("begun by an answer: got %v, want %v", got, tt.want)
+			}
 			flow.Protocol = TCP
 			if s.Orphan(flow) {
 				t.Error("a TCP flow is an orphan")
@@ -61,7 +65,7 @@ func TestStale(t *testing.T) {
 	}
 	merged := NewStale(same, same)
 	merged.Merge(NewStale(snap(eps(a), vip), &Snapshot{}))
-	if !merged.Orphan(ConntrackFlow{UDP, addr(vip), addr(a)}) {
+	if !merged.Orphan(ConntrackFlow{Protocol: UDP, OrigDst: addr(vip), ReplySrc: addr(a)}) {
 		t.Error("what an earlier change left behind is forgotten")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -300,6 +301,66 @@ func TestLinuxRouting(t *testing.T) {
 		seen[r.to] = true
 	}
 	must(t, l, DelDevice{"kube-ipvs0"})
+}
+
+// TestLinuxRoutedAddr looks a route up all the time while its address is given to
+// the device again and again: it must not be local for one moment. One CPU may see
+// nothing of it; of two, the second does.
+func TestLinuxRoutedAddr(t *testing.T) {
+	l := newLinux(t)
+	const name = "kube-ipvs0"
+	a := netip.MustParseAddr("203.0.113.9")
+	lo := AddRoute{17996, netip.MustParsePrefix("240.0.0.0/4")}
+	must(t, l, NewDevice{name}, lo, AddRule{Rule{service.IPv4, 90, 0x8000, 0x8000, 17996}})
+	// The route that the address has: it is another machine's.
+	dummy := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}}
+	if err := errors.Join(netlink.LinkAdd(dummy), netlink.LinkSetUp(dummy)); err != nil {
+		t.Fatal(err)
+	}
+	to := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: dummy.Index, Dst: to, Scope: netlink.SCOPE_LINK}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := netlink.NewHandle() // of this namespace
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	stop, asked := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { asked <- n }()
+		for ; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			routes, err := h.RouteGet(a.AsSlice())
+			if err != nil || len(routes) != 1 || routes[0].LinkIndex != dummy.Index {
+				t.Errorf("lookup %d: got %v, %v; want the route over %s", n, routes, err, dummy.Name)
+				return
+			}
+		}
+	}()
+	const rounds = 2000
+	for range rounds {
+		must(t, l, AddAddr{name, a, true})
+		must(t, l, AddAddr{name, a, true}) // it is there
+		must(t, l, DelAddr{name, a})
+	}
+	close(stop)
+	t.Logf("%d lookups, the address added %d times", <-asked, rounds)
+	var left []string
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	for _, r := range routes {
+		if r.Type == unix.RTN_THROW || r.Dst != nil && r.Dst.IP.Equal(a.AsSlice()) {
+			left = append(left, r.String())
+		}
+	}
+	if err != nil || left != nil {
+		t.Errorf("left in the table local: %v, %v", left, err)
+	}
 }
 
 // TestLinuxReferences refuses to destroy a set that another one refers to.

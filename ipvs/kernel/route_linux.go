@@ -83,12 +83,22 @@ func (t *transaction) addAddr(i int, op AddAddr) error {
 		return nil
 	}
 	host := netip.PrefixFrom(op.Addr, op.Addr.BitLen())
-	b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, unless(unix.EEXIST))
-	if op.Routed {
-		b.route(i, unix.RTM_DELROUTE, 0, host, unix.RT_TABLE_LOCAL, dev.index, unless(unix.ESRCH))
-	} else { // beside those of other devices, if there are any
+	if !op.Routed {
+		b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, unless(unix.EEXIST))
+		// Beside those of other devices, if there are any.
 		b.route(i, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, host, unix.RT_TABLE_LOCAL, dev.index, unless(unix.EEXIST))
+		return nil
 	}
+	// The kernel appends its local route to what is there for the same address
+	// (fib_magic in net/ipv4/fib_frontend.c). A route of type throw before it sees
+	// to it that no packet ever takes it: the address may be another machine's,
+	// whose connections pass here. (That is so once there is a routing rule beside
+	// the kernel's own. Without one the tables local and main are searched as one,
+	// and for that moment the address is unreachable.)
+	b.throw(i, unix.RTM_NEWROUTE, unix.NLM_F_CREATE, host, unless(unix.EEXIST))
+	b.address(i, unix.RTM_NEWADDR, dev.index, op.Addr, unless(unix.EEXIST))
+	b.route(i, unix.RTM_DELROUTE, 0, host, unix.RT_TABLE_LOCAL, dev.index, unless(unix.ESRCH))
+	b.throw(i, unix.RTM_DELROUTE, 0, host, unless(unix.ESRCH))
 	return nil
 }
 
@@ -151,20 +161,32 @@ func (b *batch) address(op int, typ uint16, dev uint32, a netip.Addr, meaning ve
 // route adds a message about a route of type local. It says that it is the
 // kernel's, since there are programs that remove what is not.
 func (b *batch) route(op int, typ, flags uint16, to netip.Prefix, table, dev uint32, meaning verdict) {
-	b.begin(op, typ, flags, meaning)
-	scope, origin := uint8(unix.RT_SCOPE_HOST), uint8(unix.RTPROT_KERNEL)
-	if typ == unix.RTM_DELROUTE {
-		scope, origin = unix.RT_SCOPE_NOWHERE, unix.RTPROT_UNSPEC // any
-	}
-	af := family(to.Addr())
-	b.buf = append(b.buf, af, uint8(to.Bits()), 0, 0, shortTable(table), origin, scope, unix.RTN_LOCAL, 0, 0, 0, 0) //nolint:gosec // at most 128
-	b.addr(unix.RTA_DST, to.Addr())
-	b.u32(unix.RTA_TABLE, table)
+	b.beginRoute(op, typ, flags, unix.RTN_LOCAL, to, table, meaning)
 	b.u32(unix.RTA_OIF, dev)
 	if table == unix.RT_TABLE_LOCAL && typ == unix.RTM_NEWROUTE && to.Addr().Is4() {
 		b.addr(unix.RTA_PREFSRC, to.Addr()) // as that of an address has it
 	}
 	b.end()
+}
+
+// throw adds a message about a route in the table local that ends the search there,
+// and lets the next routing rule decide.
+func (b *batch) throw(op int, typ, flags uint16, to netip.Prefix, meaning verdict) {
+	b.beginRoute(op, typ, flags, unix.RTN_THROW, to, unix.RT_TABLE_LOCAL, meaning)
+	b.end()
+}
+
+// beginRoute starts a message about a route. To remove it, it need not be the
+// kernel's.
+func (b *batch) beginRoute(op int, typ, flags uint16, kind uint8, to netip.Prefix, table uint32, meaning verdict) {
+	b.begin(op, typ, flags, meaning)
+	scope, origin := uint8(unix.RT_SCOPE_HOST), uint8(unix.RTPROT_KERNEL)
+	if typ == unix.RTM_DELROUTE {
+		scope, origin = unix.RT_SCOPE_NOWHERE, unix.RTPROT_UNSPEC // any
+	}
+	b.buf = append(b.buf, family(to.Addr()), uint8(to.Bits()), 0, 0, shortTable(table), origin, scope, kind, 0, 0, 0, 0) //nolint:gosec // at most 128
+	b.addr(unix.RTA_DST, to.Addr())
+	b.u32(unix.RTA_TABLE, table)
 }
 
 // rule adds a message about a rule. To remove it, it need not be the kernel's.

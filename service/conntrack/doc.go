@@ -18,6 +18,9 @@
 // A packet can be routed by the old rules and enter the table after it was
 // read. So a Cleaner reads it three times: at once, and 1 and 5 seconds later.
 //
+// One of the later two also finds the entries that an answer began which was under
+// way when its flow was forgotten; see [service.Stale.Orphan].
+//
 // # Memory
 //
 // A [Kernel] streams. It asks the kernel for UDP entries only (Linux 5.8 and

@@ -53,6 +53,7 @@ func TestPurge(t *testing.T) {
 				udp("10.244.1.9:5002", "172.18.0.11:30053", "10.244.1.2:53", "node port, endpoint that left"),
 				udp("10.244.1.9:5003", "10.96.0.11:514", "10.244.1.3:514", "Service that left"),
 				udp("10.244.1.9:5004", "10.96.0.12:123", "10.96.0.12:123", "sent before there was a Service"),
+				udp("10.96.0.12:123", "10.244.1.9:5005", "10.244.1.9:5005", "begun by an answer, before there was a Service"),
 			},
 		},
 		{

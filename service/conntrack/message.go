@@ -117,8 +117,10 @@ func parse(payload []byte) (entry, bool) {
 	}
 	e.flow = service.ConntrackFlow{
 		Protocol: service.UDP,
+		OrigSrc:  netip.AddrPortFrom(orig.src, orig.srcPort),
 		OrigDst:  netip.AddrPortFrom(orig.dst, orig.dstPort),
 		ReplySrc: netip.AddrPortFrom(reply.src, reply.srcPort),
+		ReplyDst: netip.AddrPortFrom(reply.dst, reply.dstPort),
 	}
 	return e, true
 }

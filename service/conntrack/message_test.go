@@ -43,7 +43,8 @@ func TestListingIsFiltered(t *testing.T) {
 	}
 	want := []service.ConntrackFlow{{
 		Protocol: service.UDP,
-		OrigDst:  netip.AddrPortFrom(b, 2), ReplySrc: netip.AddrPortFrom(b, 2),
+		OrigSrc:  netip.AddrPortFrom(a, 1), OrigDst: netip.AddrPortFrom(b, 2),
+		ReplySrc: netip.AddrPortFrom(b, 2), ReplyDst: netip.AddrPortFrom(a, 1),
 	}}
 	for plain, messages := range map[bool]int{false: 1, true: 2} {
 		k.plain = plain
