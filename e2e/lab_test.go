@@ -26,6 +26,9 @@ import (
 // What runs in the lab: the tests of labPackages whose names match labTests.
 const labTests = "^Test(IPVS|Linux)"
 
+// longTests take as long as all others.
+const longTests = "^TestIPVSFlows$"
+
 // slowTests is what a kernel gives a second opinion on that takes ten times as
 // long: its interfaces, and cases of the corpus that are each about another way
 // through it. They are played with nf_tables, which user-mode Linux does not have.
@@ -68,7 +71,7 @@ func TestIPVSLab(t *testing.T) {
 	for _, p := range programs[1:] {
 		t.Run(p.name, func(t *testing.T) {
 			s := newLabScore(t)
-			cmd := exec.CommandContext(t.Context(), p.path, p.args(t, cmp.Or(os.Getenv(labRun), labTests), labParallel)...)
+			cmd := exec.CommandContext(t.Context(), p.path, p.args(t, cmp.Or(os.Getenv(labRun), labTests), "", labParallel)...)
 			cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.dir, p.env, s, s
 			err := cmd.Run()
 			s.judge(cmd.ProcessState.ExitCode(), err)
@@ -76,25 +79,56 @@ func TestIPVSLab(t *testing.T) {
 	}
 }
 
-// runInLab runs programs on every kind of kernel. User-mode Linux is one process
-// and leaves room for another.
+// A labRound is what one guest has to do.
+type labRound struct {
+	name, kernel string
+	tests        string // names, as of go test -run
+	not          string // but not these
+	programs     int    // how many of the programs are run
+}
+
+// labRounds are done by two guests at a time, the longest first. User-mode Linux
+// has one CPU, so what it has to do is cut in two.
+func labRounds() []labRound {
+	all := len(labPackages())
+	if try := os.Getenv(labRun); try != "" {
+		return []labRound{
+			{name: "uml", kernel: "uml", tests: try, programs: all},
+			{name: "qemu", kernel: "qemu", tests: try, programs: all},
+			{name: "qemu-newest", kernel: "qemu-newest", tests: try, programs: all},
+		}
+	}
+	return []labRound{
+		{"uml-flows", "uml", longTests, "", 1},
+		{"uml", "uml", labTests, longTests, all},
+		{"qemu", "qemu", slowTests(), "", all},
+		{"qemu-newest", "qemu-newest", slowTests(), "", all},
+	}
+}
+
+// runInLab runs programs on every kind of kernel.
 func runInLab(t *testing.T, programs []labProgram) {
 	if _, err := controlplane.Binaries(t.Context()); err != nil {
 		t.Fatal(err) // guests take them from the cache
 	}
+	rounds := make(chan labRound)
 	var wg sync.WaitGroup
-	for _, lane := range [][]string{{"uml"}, {"qemu", "qemu-newest"}} {
+	for range 2 {
 		wg.Go(func() {
-			for _, name := range lane {
-				t.Run(name, func(t *testing.T) { runOn(t, name, programs) })
+			for r := range rounds {
+				t.Run(r.name, func(t *testing.T) { r.run(t, programs[:r.programs]) })
 			}
 		})
 	}
+	for _, r := range labRounds() {
+		rounds <- r
+	}
+	close(rounds)
 	wg.Wait()
 }
 
-func runOn(t *testing.T, name string, programs []labProgram) {
-	k, err := lab.Find(t.Context(), name)
+func (r labRound) run(t *testing.T, programs []labProgram) {
+	k, err := lab.Find(t.Context(), r.kernel)
 	if errors.Is(err, lab.ErrNoneNewer) {
 		t.Skip(err)
 	}
@@ -104,28 +138,23 @@ func runOn(t *testing.T, name string, programs []labProgram) {
 	if err != nil {
 		t.Skip(err)
 	}
-	tests := labTests
-	if k.Slow {
-		tests = slowTests()
-	}
-	tests = cmp.Or(os.Getenv(labRun), tests)
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
 			begin := time.Now()
 			s := newLabScore(t)
-			run := func(s *labScore, tests, parallel string) (int, error) {
+			run := func(s *labScore, tests, not, parallel string) (int, error) {
 				return k.Run(t.Context(), lab.Job{
-					Path: p.path, Args: p.args(t, tests, parallel), Env: p.env, Dir: p.dir, Share: p.share,
+					Path: p.path, Args: p.args(t, tests, not, parallel), Env: p.env, Dir: p.dir, Share: p.share,
 					Timeout: timeLeft(t), Memory: 3072, Output: s,
 				})
 			}
-			code, err := run(s, tests, labParallel)
+			code, err := run(s, r.tests, r.not, labParallel)
 			if again := s.tops(); err == nil && code != 0 && len(again) > 0 {
 				// One slow CPU does not always leave tests with deadlines the time
 				// they have alone. What fails counts if it fails there too.
 				t.Logf("failed beside others, and are run again alone: %v", again)
 				s = newLabScore(t)
-				code, err = run(s, "^("+strings.Join(again, "|")+")$", "1")
+				code, err = run(s, "^("+strings.Join(again, "|")+")$", "", "1")
 			}
 			s.judge(code, err)
 			t.Logf("kernel %s: %d passed, %d skipped, %d failed in %.0f s",
@@ -184,9 +213,9 @@ func labPrograms(t *testing.T, binary string) []labProgram {
 // compute.
 const labParallel = "4"
 
-func (p labProgram) args(t *testing.T, tests, parallel string) []string {
+func (p labProgram) args(t *testing.T, tests, not, parallel string) []string {
 	return []string{
-		"-test.v", "-test.run", tests,
+		"-test.v", "-test.run", tests, "-test.skip", not,
 		"-test.parallel", parallel, "-test.timeout", max(timeLeft(t)-time.Minute, 30*time.Second).String(),
 	}
 }
