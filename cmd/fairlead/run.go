@@ -252,7 +252,6 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 	}
 	track := &tracker{sink: loop, health: health, log: p.log, stop: p.cancel, state: state, known: state.Info.Name != ""}
 	p.serve(ctx, state, health.Handler(metrics))
-	p.start(ctx, cleaner.Run)
 	p.start(ctx, func(ctx context.Context) error {
 		return watchAddrs(ctx, p.log, state.Addrs, func(a localAddrs) { track.setAddrs(ctx, a) })
 	})

@@ -317,7 +317,7 @@ func TestLinuxRoutedAddr(t *testing.T) {
 	if err := errors.Join(netlink.LinkAdd(dummy), netlink.LinkSetUp(dummy)); err != nil {
 		t.Fatal(err)
 	}
-	to := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}
+	to := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: dummy.Index, Dst: to, Scope: netlink.SCOPE_LINK}); err != nil {
 		t.Fatal(err)
 	}

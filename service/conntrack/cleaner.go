@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-project/fairlead/service"
@@ -24,11 +25,16 @@ type Config struct {
 	Observe func(f service.Family, took time.Duration, deleted int)
 }
 
+// errRunning is the error of a second Run.
+var errRunning = errors.New("the clean-up of connection tracking is running already")
+
 // A Cleaner deletes stale flows in a goroutine of its own.
 type Cleaner struct {
 	cfg    Config
 	kernel purger
 	wake   chan struct{}
+
+	running atomic.Bool
 
 	mu      sync.Mutex
 	waiting *service.Stale // what the next clean-up has to cover, or nil
@@ -74,8 +80,14 @@ func (c *Cleaner) take() *service.Stale {
 	return s
 }
 
-// Run cleans up until ctx is done, which is no error.
+// Run cleans up until ctx is done, which is no error. There can be one Run at a
+// time: of two, each would know half of the changes, and delete what the other half
+// has made right. The second fails.
 func (c *Cleaner) Run(ctx context.Context) error {
+	if !c.running.CompareAndSwap(false, true) {
+		return errRunning
+	}
+	defer c.running.Store(false)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C

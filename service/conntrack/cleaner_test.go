@@ -230,3 +230,22 @@ func TestCleanerObserves(t *testing.T) {
 		}
 	})
 }
+
+// TestRunTwice: a second Run would share the work, and each would act on what it
+// knows of it.
+func TestRunTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCleaner(Config{Log: slog.New(slog.DiscardHandler)}, &fakeKernel{})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- c.Run(ctx) }()
+		synctest.Wait()
+		if err := c.Run(ctx); !errors.Is(err, errRunning) {
+			t.Errorf("a second Run: %v, want %v", err, errRunning)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the first: %v", err)
+		}
+	})
+}
