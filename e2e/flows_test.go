@@ -46,7 +46,13 @@ func newManifests(t *testing.T, _ *world.World) world.Source {
 	return world.NewManifests(t.TempDir())
 }
 
+// apiStart has API servers start one after the other: each takes a CPU for itself,
+// and gives up if it does not get enough of it.
+var apiStart sync.Mutex
+
 func newAPI(t *testing.T, w *world.World) world.Source {
+	apiStart.Lock()
+	defer apiStart.Unlock()
 	a, err := world.NewAPI(t.Context(), w, controlplane.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -125,63 +125,13 @@ func (d *Dataplane) routingRules() []kernel.Rule {
 func (d *Dataplane) checkRules(ctx context.Context) (wrote bool, err error) {
 	var errs []error
 	for _, f := range d.cfg.families() {
-		w, err := d.checkFamily(ctx, xt.Family(f))
+		w, err := d.rules.Keep(ctx, d.want.Rules(xt.Family(f)))
 		wrote = wrote || w
 		if err != nil {
-			errs = append(errs, fmt.Errorf("ipvs: %s rules: %w", f, err))
+			errs = append(errs, fmt.Errorf("ipvs: %w", err))
 		}
 	}
 	return wrote, errors.Join(errs...)
-}
-
-func (d *Dataplane) checkFamily(ctx context.Context, f xt.Family) (bool, error) {
-	seen := d.run.Fingerprint(f)
-	want := d.want.Rules(f)
-	print := seen + " " + sealed(want)
-	if seen != "" && print == d.tables[f] {
-		return false, nil
-	}
-	delete(d.tables, f)
-	have, err := d.run.Save(ctx, f)
-	if err != nil {
-		return false, fmt.Errorf("read: %w", err)
-	}
-	seal := sealed(want)
-	whole := !d.edited(f, have)
-	for _, t := range []xt.Table{xt.Mangle, xt.NAT, xt.Filter} { // each is committed by itself
-		_, ok := have.Chains[xt.ChainRef{Table: t, Name: seal}]
-		whole = whole && ok
-	}
-	r := xt.Diff(have, want, func(string) bool { return whole })
-	if r.Empty() {
-		d.tables[f] = print
-		d.remember(f, have)
-		return false, nil
-	}
-	if err := d.run.Restore(ctx, r); err != nil {
-		return false, fmt.Errorf("write: %w", err)
-	}
-	delete(d.sums, f)
-	return true, nil
-}
-
-// remember keeps the fingerprints of our chains, as they are when right.
-func (d *Dataplane) remember(f xt.Family, have *xt.State) {
-	sums := make(map[xt.ChainRef]uint64, len(have.Chains))
-	for ref, c := range have.Chains {
-		sums[ref] = c.Sum
-	}
-	d.sums[f] = sums
-}
-
-// edited reports whether a chain is not as it was when it was right.
-func (d *Dataplane) edited(f xt.Family, have *xt.State) bool {
-	for ref, sum := range d.sums[f] {
-		if have.Chains[ref].Sum != sum {
-			return true
-		}
-	}
-	return false
 }
 
 // restoreRules writes the rules anew, after what they depend on has changed.
@@ -246,11 +196,12 @@ func (d *Dataplane) Cleanup(ctx context.Context) error {
 	d.forget()
 	d.last, d.want = nil, nil
 	d.drains = newDrainer(d.cfg.DrainTimeout)
-	clear(d.tables)
-	clear(d.sums)
+	d.rules.Forget()
 	var errs []error
 	for _, f := range d.cfg.families() {
-		errs = append(errs, d.unhook(ctx, xt.Family(f)))
+		if err := d.rules.Remove(ctx, xt.Family(f)); err != nil {
+			errs = append(errs, fmt.Errorf("ipvs: %w", err))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // sets cannot go while rules refer to them
@@ -268,17 +219,6 @@ func (d *Dataplane) Cleanup(ctx context.Context) error {
 		return fmt.Errorf("ipvs: remove: %w", err)
 	case len(refused) > 0:
 		return refusal(refused)
-	}
-	return nil
-}
-
-func (d *Dataplane) unhook(ctx context.Context, f xt.Family) error {
-	have, err := d.run.Save(ctx, f)
-	if err != nil {
-		return fmt.Errorf("ipvs: read %s rules: %w", f, err)
-	}
-	if err := d.run.Restore(ctx, xt.Diff(have, &xt.Ruleset{Family: f}, nil)); err != nil {
-		return fmt.Errorf("ipvs: remove %s rules: %w", f, err)
 	}
 	return nil
 }

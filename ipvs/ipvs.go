@@ -23,7 +23,7 @@ import (
 type Dataplane struct {
 	cfg     Config
 	kernel  kernel.Kernel
-	run     xt.Runner
+	rules   *xt.Keeper
 	log     *slog.Logger
 	metrics *Metrics
 	now     func() time.Time
@@ -35,9 +35,7 @@ type Dataplane struct {
 
 	dirty *touched // what a failed op leaves in doubt
 
-	maxElem map[string]uint32                    // of the sets
-	tables  map[xt.Family]string                 // fingerprints when the rules were found right
-	sums    map[xt.Family]map[xt.ChainRef]uint64 // of the chains at that time
+	maxElem map[string]uint32 // of the sets
 
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
@@ -55,10 +53,9 @@ func New(cfg Config, k kernel.Kernel, run xt.Runner, m *Metrics) (*Dataplane, er
 		return nil, errors.New("ipvs: Config.Log is required")
 	}
 	return &Dataplane{
-		cfg: cfg, kernel: k, run: run, log: cfg.Log, metrics: m, now: time.Now,
+		cfg: cfg, kernel: k, rules: xt.NewKeeper(run), log: cfg.Log, metrics: m, now: time.Now,
 		drains: newDrainer(cfg.DrainTimeout), dirty: newTouched(),
-		maxElem: make(map[string]uint32), tables: make(map[xt.Family]string),
-		sums: make(map[xt.Family]map[xt.ChainRef]uint64),
+		maxElem: make(map[string]uint32),
 	}, nil
 }
 

@@ -1,9 +1,6 @@
 package ipvs
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/service"
 )
@@ -64,29 +61,8 @@ func (pl *planner) rules(f xt.Family) *xt.Ruleset {
 		{Table: xt.Filter, Name: chainForward}: fam.forward(),
 		{Table: xt.Filter, Name: chainOut}:     fam.output(),
 	}}
-	seal(r)
+	xt.Seal(r, xt.Mangle, xt.NAT, xt.Filter)
 	return r
-}
-
-// seal adds an empty chain to each table whose name is a hash of all rules. Where
-// it is found, the chains are as they were written, unless somebody edited them.
-func seal(r *xt.Ruleset) {
-	text, _ := r.AppendText(nil) // what cannot be written is refused when it is
-	sum := sha256.Sum256(text)
-	name := "FL-" + hex.EncodeToString(sum[:8])
-	for _, t := range []xt.Table{xt.Mangle, xt.NAT, xt.Filter} {
-		r.Chains[xt.ChainRef{Table: t, Name: name}] = nil
-	}
-}
-
-// sealed returns the name that seal gave.
-func sealed(r *xt.Ruleset) string {
-	for ref, rules := range r.Chains {
-		if len(rules) == 0 && len(ref.Name) == len("FL-")+16 {
-			return ref.Name
-		}
-	}
-	return ""
 }
 
 var ( // states of connections

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	startTimeout = 2 * time.Minute // for each program; they take seconds on an idle machine
+	startTimeout = 5 * time.Minute // for each program; they take seconds on an idle machine
 	stopGrace    = 2 * time.Second // between SIGTERM and SIGKILL
 
 	// maxSocketPath is the room for a path in sockaddr_un (unix(7)), less the

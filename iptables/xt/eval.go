@@ -41,6 +41,8 @@ type Packet struct {
 	Balance func(p *Packet) []netip.AddrPort
 
 	Balanced bool // IPVS has redirected it
+
+	Socket bool // a transparent socket has its connection
 }
 
 func (p *Packet) local(a netip.Addr) bool { return p.Local != nil && p.Local(a) }
@@ -65,9 +67,10 @@ type Result struct {
 	Verdict     Verdict
 	DNAT        netip.AddrPort // new destination; invalid if it was not rewritten
 	Masqueraded bool
-	Mark        uint32   // at the end
-	P           float64  // probability
-	Trace       []string // the rules that matched, in order; only from [Ruleset.Trace]
+	Proxy       netip.AddrPort // the socket it was handed to; invalid if to none
+	Mark        uint32         // at the end
+	P           float64        // probability
+	Trace       []string       // the rules that matched, in order; only from [Ruleset.Trace]
 }
 
 // Eval returns everything the kernel could do with p if r were all its rules
@@ -107,7 +110,7 @@ func merge(all []Result) []Result {
 	var out []Result
 	for _, a := range all {
 		i := slices.IndexFunc(out, func(b Result) bool {
-			return a.Verdict == b.Verdict && a.DNAT == b.DNAT && a.Masqueraded == b.Masqueraded && a.Mark == b.Mark
+			return a.Verdict == b.Verdict && a.DNAT == b.DNAT && a.Masqueraded == b.Masqueraded && a.Proxy == b.Proxy && a.Mark == b.Mark
 		})
 		if i < 0 {
 			out = append(out, a)
@@ -326,6 +329,9 @@ func (w *path) terminate(t Target) {
 		w.translate(netip.AddrPortFrom(t.To, w.pkt.Dst.Port()))
 	case NetMap:
 		w.translate(netip.AddrPortFrom(t.of(w.pkt.Dst.Addr()), w.pkt.Dst.Port()))
+	case TProxy:
+		w.end, w.res.Proxy = passed, t.On
+		w.pkt.Mark |= t.MarkBits
 	case Masquerade:
 		w.end, w.res.Masqueraded = passed, true
 	default:

@@ -210,6 +210,7 @@ func fakeOptions() map[string]int {
 		"--probability": 1, "--rcheck": 0, "--update": 0, "--bytecode": 1, "--seconds": 1, "--reap": 0, "--set": 0, "--name": 1,
 		"--rsource": 0, "--comment": 1, "--to-destination": 1, "--set-xmark": 1, "--random-fully": 0,
 		"--match-set": 2, "--ipvs": 0, "--to": 1, "--tcp-flags": 2, "--reject-with": 1,
+		"--transparent": 0, "--on-port": 1, "--on-ip": 1, "--tproxy-mark": 1,
 	}
 }
 
@@ -239,6 +240,10 @@ func (x *fakeTx) parse(text string) (fakeRule, error) {
 		return r, errors.New("DNAT needs TCP, UDP, SCTP or DCCP with port specification")
 	case r.what == "NETMAP" && !mapped:
 		return r, errors.New("NETMAP without --to")
+	case r.what == "TPROXY" && seen["-p"] != "tcp" && seen["-p"] != "udp":
+		return r, errors.New("TPROXY needs TCP or UDP")
+	case r.what == "TPROXY" && seen["--on-port"] == "":
+		return r, errors.New("TPROXY without --on-port")
 	}
 	return r, nil
 }
@@ -255,7 +260,7 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 			return fmt.Errorf("multiple %s flags not allowed", opt)
 		}
 	case "-m":
-		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "set", "ipvs", "comment"}
+		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "set", "ipvs", "socket", "comment"}
 		if !slices.Contains(modules, value) {
 			return fmt.Errorf("no match %q", value)
 		}
@@ -267,6 +272,8 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 		if seen["-p"] != "tcp" {
 			return errors.New("--tcp-flags without -p tcp")
 		}
+	case "--transparent": // the match is registered for hooks where there are sockets of packets that arrive
+		return r.limit(x.name, x.name, "socket", "PREROUTING", "INPUT")
 	case "--match-set":
 		name, _, _ := strings.Cut(value, " ")
 		if x.hasSet != nil && !x.hasSet(name) {
@@ -302,6 +309,8 @@ func (x *fakeTx) target(r *fakeRule, opt, name string) error {
 			return r.limit(x.name, NAT, name, "PREROUTING", "OUTPUT")
 		case "MASQUERADE":
 			return r.limit(x.name, NAT, name, "POSTROUTING")
+		case "TPROXY":
+			return r.limit(x.name, Mangle, name, "PREROUTING")
 		}
 	}
 	if _, ok := x.table.chains[name]; !ok || isBuiltin(name) {
