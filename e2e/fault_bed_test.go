@@ -117,7 +117,7 @@ func (b *bed) stop(t *testing.T) {
 func (b *bed) put(t *testing.T, fixtures ...fixture) {
 	t.Helper()
 	old := b.marker
-	if b.mode != world.IPTables {
+	if b.mode.IPVS() {
 		b.before = b.servers(t)
 	}
 	var err error
@@ -224,11 +224,16 @@ func (b *bed) saveVariant(t *testing.T, variant string) tables {
 		out.ours += name + "\n" + one.ours
 		out.foreign += name + "\n" + one.foreign
 	}
-	if b.mode != world.IPTables {
-		ours, foreign := b.saveIPVS(t)
-		out.ours += ours
-		out.foreign += foreign
+	var mine, others section
+	switch {
+	case b.mode.IPVS():
+		b.saveIPVS(t, &mine, &others)
+	case b.mode == world.Userspace:
+		b.saveSets(t, &mine, &others)
+		b.saveRouting(t, "17997", &mine, &others)
 	}
+	out.ours += mine.String()
+	out.foreign += others.String()
 	return out
 }
 

@@ -66,9 +66,11 @@ func (p *prober) run(ctx context.Context, x target, every time.Duration) {
 			return
 		case <-tick.C:
 		}
-		// With its own context: a probe that is under way may come to its end.
+		// With its own context: a probe that is under way may come to its end. It
+		// gives up late: what is lost shows in the SYNs that are repeated, and a
+		// machine may stand still for seconds.
 		at := time.Now()
-		r := x.from.Probe(context.Background(), netns.Request{Proto: netns.TCP, Dst: x.dst, Timeout: 5 * time.Second})
+		r := x.from.Probe(context.Background(), netns.Request{Proto: netns.TCP, Dst: x.dst, Timeout: 30 * time.Second})
 		p.mu.Lock()
 		p.count++
 		if r.Class != netns.Reply || !netns.PodCIDR(1).V4.Contains(r.From.Addr.Addr()) && !netns.PodCIDR(1).V6.Contains(r.From.Addr.Addr()) {

@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
-	"github.com/fairlead-project/fairlead/e2e/world"
 )
 
 // bystanders is how many Services change around those that are watched.
@@ -138,7 +137,7 @@ func faultRestart(t *testing.T, b *bed) {
 // until the kernel has begun to change.
 func (b *bed) awaitTool(t *testing.T) {
 	t.Helper()
-	if b.mode != world.IPTables {
+	if b.mode.IPVS() {
 		b.awaitServers(t)
 		return
 	}
@@ -179,7 +178,7 @@ func restoring(pid int) bool {
 // nothing there, and no rule of anybody else to have changed.
 func (b *bed) wantAsFresh(t *testing.T) {
 	t.Helper()
-	if b.mode != world.IPTables {
+	if b.mode.IPVS() {
 		b.awaitDrained(t)
 	}
 	got := b.save(t)
@@ -194,7 +193,7 @@ func (b *bed) wantAsFresh(t *testing.T) {
 	if d := cmp.Diff(got, want, cmp.AllowUnexported(tables{})); d != "" {
 		t.Errorf("the tables differ from those of a fresh start (-got +want):\n%s", d)
 	}
-	if !strings.Contains(want.ours, "FL-SERVICES") {
+	if !strings.Contains(want.ours, "FL-") {
 		t.Errorf("nothing to compare: %q", want.ours)
 	}
 }

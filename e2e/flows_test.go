@@ -34,6 +34,8 @@ func corpusRuns() []corpusRun {
 		{"manifests-nft", world.IPTables, "nft", 2, newManifests, everything, nil},
 		{"manifests-legacy", world.IPTables, "legacy", 2, newManifests, everything, nil},
 		{"api-nft", world.IPTables, "nft", 2, newAPI, admitted, nil},
+		{"userspace-nft", world.Userspace, "nft", 2, newManifests, everything, nil},
+		{"userspace-legacy", world.Userspace, "legacy", 2, newManifests, everything, nil},
 	}
 }
 
@@ -200,7 +202,7 @@ func dump(t *testing.T, w *world.World, mode world.Mode, tools string) []string 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 	defer cancel()
 	commands := []string{"iptables-" + tools + "-save", "ip6tables-" + tools + "-save"}
-	if mode != world.IPTables {
+	if mode.IPVS() {
 		commands = append(commands, ipvsState()...)
 	}
 	var names []string

@@ -71,22 +71,12 @@ func (b *bed) run(t *testing.T, command string) string {
 // saveIPVS reads what fairlead writes in the IPVS modes apart from rules of
 // iptables, and what of others is in the same places. Equal states are equal
 // texts: what only says how often, how many or when is left out.
-func (b *bed) saveIPVS(t *testing.T) (ours, foreign string) {
+func (b *bed) saveIPVS(t *testing.T, mine, others *section) {
 	t.Helper()
-	var mine, others section
-	b.saveSets(t, &mine, &others)
-	b.saveServers(t, &mine, &others)
-	for _, family := range []string{"-4", "-6"} {
-		for line := range strings.Lines(b.run(t, "ip "+family+" rule")) {
-			into := &others
-			if strings.Contains(line, "lookup 17996") {
-				into = &mine
-			}
-			into.add("rule "+family, line)
-		}
-		mine.add("table "+family, sortLines(b.table(t, family, "17996"))...)
-	}
-	b.saveDevice(t, &mine, &others)
+	b.saveSets(t, mine, others)
+	b.saveServers(t, mine, others)
+	b.saveRouting(t, "17996", mine, others)
+	b.saveDevice(t, mine, others)
 	for _, name := range []string{"conntrack", "expire_nodest_conn", "expire_quiescent_template"} {
 		value, err := b.N1.Sysctl("net/ipv4/vs/" + name)
 		if err != nil {
@@ -94,7 +84,21 @@ func (b *bed) saveIPVS(t *testing.T) (ours, foreign string) {
 		}
 		mine.add("sysctl", name+" "+value)
 	}
-	return mine.String(), others.String()
+}
+
+// saveRouting lists the routing rules, and the routes of fairlead's table.
+func (b *bed) saveRouting(t *testing.T, table string, mine, others *section) {
+	t.Helper()
+	for _, family := range []string{"-4", "-6"} {
+		for line := range strings.Lines(b.run(t, "ip "+family+" rule")) {
+			into := others
+			if strings.Contains(line, "lookup "+table) {
+				into = mine
+			}
+			into.add("rule "+family, line)
+		}
+		mine.add("table "+family, sortLines(b.table(t, family, table))...)
+	}
 }
 
 // A section is lines under headings.
@@ -137,7 +141,7 @@ func (b *bed) table(t *testing.T, family, table string) string {
 
 // isOurSet reports whether a set has one of fairlead's names.
 func isOurSet(name string) bool {
-	return strings.HasPrefix(name, "FL4-") || strings.HasPrefix(name, "FL6-")
+	return slices.ContainsFunc([]string{"FL4-", "FL6-", "FLU4-", "FLU6-"}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // saveSets lists sets, and notes which virtual servers they say are fairlead's.

@@ -82,6 +82,14 @@ func (s *Stale) Merge(older *Stale) {
 	}
 }
 
+// Untranslated makes every flow stale that is translated at all: nobody translates
+// any more, where a proxy has taken the place of rules.
+func (s *Stale) Untranslated() {
+	for addr := range s.rules {
+		s.rules[addr] = nil
+	}
+}
+
 // Orphan reports whether f must be forgotten. A flow to a node port counts only
 // if its destination is local to the node: other flows may use the number too.
 //

@@ -59,6 +59,14 @@ func TestStale(t *testing.T) {
 		})
 	}
 
+	proxied := NewStale(nil, snap(eps(a), vip))
+	proxied.Untranslated()
+	for src, want := range map[string]bool{a: true, vip: false} {
+		if got := proxied.Orphan(ConntrackFlow{Protocol: UDP, OrigDst: addr(vip), ReplySrc: addr(src)}); got != want {
+			t.Errorf("behind a proxy, answered by %s: got %v, want %v", src, got, want)
+		}
+	}
+
 	same := snap(eps(a), vip)
 	if s := NewStale(same, same); !s.Empty() {
 		t.Error("no change leaves something behind")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/sysctl"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // The values of --detect-local-mode.
@@ -27,8 +27,9 @@ const (
 
 // The values of --proxy-mode.
 const (
-	modeIptables = "iptables"
-	modeIPVS     = "ipvs"
+	modeIptables  = "iptables"
+	modeIPVS      = "ipvs"
+	modeUserspace = "userspace"
 )
 
 // The values of --iptables-variant.
@@ -56,6 +57,8 @@ type config struct {
 	Metrics string // host:port; empty for none
 	Node    nodeConfig
 	IPVS    ipvsConfig // zero in other modes
+
+	Userspace userspace.ProxyConfig // zero in other modes
 
 	// The sync periods are those of the mode.
 	SyncPeriod    time.Duration
@@ -109,6 +112,9 @@ func (f *flags) config() (config, error) {
 		c.IPVS = f.ipvs(fail)
 		// The kernel keeps packets from 127.0.0.1 out of IPVS.
 		c.Node.LocalhostPorts = false
+	}
+	if c.Mode == modeUserspace {
+		c.Userspace = f.userspace(fail)
 	}
 	c.SyncPeriod, c.MinSyncPeriod = f.periods(c.Mode, fail)
 	f.checkNumbers(fail)
@@ -257,9 +263,10 @@ func parseListen(s, defaultPort string) (string, error) {
 // periods returns the sync periods of a mode, whose flags are named after it. Those
 // of other modes are not looked at, as in kube-proxy.
 func (f *flags) periods(mode string, fail failFunc) (period, least time.Duration) {
-	mode = cmp.Or(mode, modeIptables)
 	period, least = f.SyncPeriod, f.MinSyncPeriod
-	if mode == modeIPVS {
+	if mode != modeIPVS {
+		mode = modeIptables // whose flags serve userspace mode too
+	} else {
 		period, least = f.IPVS.SyncPeriod, f.IPVS.MinSyncPeriod
 	}
 	if period <= 0 {

@@ -35,6 +35,7 @@ type flags struct {
 	SyncPeriod    time.Duration
 	MinSyncPeriod time.Duration
 	IPVS          ipvsFlags
+	Userspace     userspaceFlags
 
 	// Servers.
 	HealthzBindAddress  string
@@ -63,6 +64,7 @@ func (f *flags) addRun(fs *pflag.FlagSet) {
 	f.addMode(fs)
 	f.addIptables(fs)
 	f.addIPVS(fs)
+	f.addUserspace(fs)
 	f.addServers(fs)
 	f.addConntrack(fs)
 	f.addLog(fs)
@@ -90,7 +92,7 @@ func (f *flags) addNode(fs *pflag.FlagSet) {
 }
 
 func (f *flags) addMode(fs *pflag.FlagSet) {
-	fs.StringVar(&f.ProxyMode, "proxy-mode", "", "dataplane, iptables or ipvs; empty means iptables")
+	fs.StringVar(&f.ProxyMode, "proxy-mode", "", "dataplane: iptables, ipvs or userspace; empty means iptables")
 }
 
 func (f *flags) addIptables(fs *pflag.FlagSet) {

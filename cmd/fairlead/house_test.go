@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service/control"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // The tests of this file and of house_globals_test.go hold the whole repository to the rules of the house.
@@ -165,8 +166,8 @@ func importRules() []importRule {
 		},
 		{
 			in: []string{"userspace"}, banned: []string{module + "/iptables", module + "/ipvs", module + "/l7"},
-			allowed: []string{module + "/iptables/xt"},
-			tests:   true, reason: "dataplanes do not know each other; what they share is iptables/xt",
+			allowed: []string{module + "/iptables/xt", module + "/ipvs/kernel"},
+			tests:   true, reason: "dataplanes do not know each other; what they share is iptables/xt and ipvs/kernel",
 		},
 		{
 			in: []string{"l7"}, banned: []string{module + "/iptables", module + "/ipvs", module + "/userspace"},
@@ -423,6 +424,7 @@ func TestHouseMetrics(t *testing.T) {
 	makers := map[string]func(prometheus.Registerer){
 		"iptables":        func(r prometheus.Registerer) { iptables.NewMetrics(r) },
 		"ipvs":            func(r prometheus.Registerer) { ipvs.NewMetrics(r) },
+		"userspace":       func(r prometheus.Registerer) { userspace.NewMetrics(r, nil) },
 		"service/control": func(r prometheus.Registerer) { control.NewMetrics(r, "v0") },
 	}
 	name := regexp.MustCompile(`fqName: "([^"]*)", help: "([^"]*)".*variableLabels: \{([^}]*)\}`)

@@ -60,12 +60,12 @@ type findFunc func(context.Context, engineConfig) (engine, error)
 
 // engines are the dataplanes by the name --proxy-mode has for them.
 func engines() map[string]findFunc {
-	return map[string]findFunc{modeIptables: findIptables, modeIPVS: findIPVS}
+	return map[string]findFunc{modeIptables: findIptables, modeIPVS: findIPVS, modeUserspace: findUserspace}
 }
 
 // futureModes are words that --proxy-mode has, or had, in kube-proxy and that no
 // engine stands behind.
-func futureModes() []string { return []string{"nftables", "userspace"} }
+func futureModes() []string { return []string{"nftables"} }
 
 // parseMode returns the key of engines that s means. Empty means iptables, as it
 // does to kube-proxy 1.36.

@@ -245,7 +245,7 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 		Metrics:       metrics,
 		HealthPorts:   control.NewHealthPorts(health, p.log),
 		Problems:      p.reporter.decided,
-		Stale:         cleaner.Enqueue,
+		Stale:         p.stale(cleaner),
 	}, store, []service.Dataplane{plane})
 	if err != nil {
 		return nil, err
@@ -258,6 +258,17 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 	p.start(ctx, p.source(loop, track))
 	p.start(ctx, loop.Run)
 	return loop, nil
+}
+
+// stale returns what is told of UDP flows that rules have left behind.
+func (p *process) stale(c *conntrack.Cleaner) func(*service.Stale) {
+	if p.cfg.Mode != modeUserspace {
+		return c.Enqueue
+	}
+	return func(s *service.Stale) {
+		s.Untranslated() // what is not is ours
+		c.Enqueue(s)
+	}
 }
 
 // cleaner returns what deletes stale UDP flows, and starts it.

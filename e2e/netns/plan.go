@@ -27,8 +27,8 @@ type DualPrefix struct{ V4, V6 netip.Prefix }
 // Slice returns the prefixes, IPv4 first.
 func (d DualPrefix) Slice() []netip.Prefix { return []netip.Prefix{d.V4, d.V6} }
 
-// contains reports whether a is in the prefix of its family.
-func (d DualPrefix) contains(a netip.Addr) bool { return d.V4.Contains(a) || d.V6.Contains(a) }
+// Contains reports whether a is in the prefix of its family.
+func (d DualPrefix) Contains(a netip.Addr) bool { return d.V4.Contains(a) || d.V6.Contains(a) }
 
 func dual(v4, v6 string, args ...any) Dual {
 	return Dual{netip.MustParseAddr(fmt.Sprintf(v4, args...)), netip.MustParseAddr(fmt.Sprintf(v6, args...))}

@@ -55,7 +55,7 @@ func (c *Cluster) claim(p *Pod) error {
 		return errClosed
 	}
 	for _, a := range p.Addrs {
-		if !p.Node.PodCIDR.contains(a) || a == p.Node.Gateway.Like(a) {
+		if !p.Node.PodCIDR.Contains(a) || a == p.Node.Gateway.Like(a) {
 			return fmt.Errorf("%v is not for pods of %s", a, p.Node.name)
 		}
 		if _, taken := c.pods[a]; taken {

@@ -51,9 +51,54 @@ func Deviations(m Mode, lacks ...string) []Deviation {
 			Reason:  "other ports of an address that is on the device are closed, rather than the business of others",
 			Instead: undeclaredPort,
 		}}
+	case Userspace:
+		return []Deviation{{
+			Reason:  "the proxy speaks TCP and UDP only, and refuses SCTP",
+			Instead: noSCTP,
+			Told:    func(p *service.Port) bool { return p.ID.Protocol == service.SCTP && len(p.Frontends) > 0 },
+		}, {
+			Reason:  "of the loopback addresses only 127.0.0.1 answers at node ports",
+			Instead: otherLoopback,
+		}, {
+			Reason:  "where the answers of an endpoint would not pass the node it sees the node's address: the proxy needs them",
+			Instead: bypass,
+		}}
 	default:
 		return nil
 	}
+}
+
+// otherLoopback leaves node ports at other loopback addresses than the first alone.
+func otherLoopback(_ *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+	a := f.Flow.Dst.Addr()
+	first := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return service.Outcome{Verdict: service.Pass}, a.IsLoopback() && a != first && f.Want.Verdict != service.Pass
+}
+
+// bypass masquerades calls to an endpoint that has the same way to its caller as to
+// the node: both are elsewhere, or behind one bridge.
+func bypass(snap *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+	here := func(a netip.Addr) bool {
+		_, local := slices.BinarySearchFunc(snap.Node.Addrs, a, netip.Addr.Compare)
+		return local || netns.PodCIDR(1).Contains(a)
+	}
+	bridged := snap.Node.Pods.Interface != "" && !snap.Node.Pods.IsPrefix
+	want := service.Outcome{Verdict: f.Want.Verdict}
+	changed := false
+	for _, h := range f.Want.Hops {
+		src, dst := f.Flow.Src, h.Endpoint.Addr.Addr()
+		pods := netns.PodCIDR(1).Contains(src) && netns.PodCIDR(1).Contains(dst)
+		if f.Flow.In != "" && !h.Masquerade && (!here(src) && !here(dst) || bridged && pods) {
+			h.Masquerade, changed = true, true
+		}
+		want.Hops = append(want.Hops, h)
+	}
+	return want, changed
+}
+
+// noSCTP refuses what would be forwarded.
+func noSCTP(_ *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+	return service.Outcome{Verdict: service.Reject}, f.Flow.Protocol == service.SCTP && f.Want.Verdict == service.Forward
 }
 
 // pingTo has the node answer pings to addresses of these kinds.

@@ -42,7 +42,7 @@ const quietLag = 15 * time.Second
 
 // awaitQuiet waits until a program that drains is done with what was removed.
 func (w *World) awaitQuiet(ctx context.Context, prog Program, m *Marker) error {
-	if !prog.Mode.drains() {
+	if !prog.Mode.IPVS() {
 		return nil
 	}
 	err := eventually(ctx, quietLag, func() error {

@@ -37,10 +37,12 @@ const (
 	IPTables   Mode = "iptables"
 	IPVS       Mode = "ipvs"        // virtual addresses are routed
 	IPVSDevice Mode = "ipvs-device" // virtual addresses are on a device
+	Userspace  Mode = "userspace"
 )
 
-// drains reports whether what was removed stays as long as it has connections.
-func (m Mode) drains() bool { return m == IPVS || m == IPVSDevice }
+// IPVS reports whether m is one of the IPVS modes, where what was removed stays as
+// long as it has connections.
+func (m Mode) IPVS() bool { return m == IPVS || m == IPVSDevice }
 
 // Fairlead is the program under test at a path, with the flags that no case
 // changes. The variant is one of --iptables-variant.

@@ -42,7 +42,8 @@ type Packet struct {
 
 	Balanced bool // IPVS has redirected it
 
-	Socket bool // a transparent socket has its connection
+	Socket   bool   // a transparent socket has its connection
+	ConnMark uint32 // the mark of its connection
 }
 
 func (p *Packet) local(a netip.Addr) bool { return p.Local != nil && p.Local(a) }
@@ -300,6 +301,9 @@ func (e *evaluator) hit(w path, rule *Rule, ref ChainRef, depth int) (stay, left
 		return []path{w}, nil
 	case OrMark:
 		w.pkt.Mark |= t.Bits
+		return []path{w}, nil
+	case OrConnMark:
+		w.pkt.ConnMark |= t.Bits
 		return []path{w}, nil
 	case XorMark:
 		w.pkt.Mark ^= t.Bits

@@ -260,7 +260,7 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 			return fmt.Errorf("multiple %s flags not allowed", opt)
 		}
 	case "-m":
-		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "set", "ipvs", "socket", "comment"}
+		modules := []string{"tcp", "udp", "sctp", "conntrack", "addrtype", "mark", "statistic", "recent", "bpf", "set", "ipvs", "socket", "connmark", "comment"}
 		if !slices.Contains(modules, value) {
 			return fmt.Errorf("no match %q", value)
 		}
@@ -294,7 +294,7 @@ func (x *fakeTx) option(r *fakeRule, opt, value string, seen map[string]string) 
 func (x *fakeTx) target(r *fakeRule, opt, name string) error {
 	if opt == "-j" {
 		switch name {
-		case "ACCEPT", "RETURN", "MARK":
+		case "ACCEPT", "RETURN", "MARK", "CONNMARK":
 			return nil
 		case "DROP":
 			if x.name == NAT {

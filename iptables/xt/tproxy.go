@@ -44,3 +44,24 @@ func (ToSocket) appendArgs(b []byte) []byte { return append(b, "-m socket --tran
 func (ToSocket) matches(p *Packet) bool     { return p.Socket }
 func (ToSocket) check(Family) error         { return nil }
 func (ToSocket) slot() slot                 { return slotExtension }
+
+// ConnMarkIs matches packets whose connection has all Bits of its mark set.
+type ConnMarkIs struct{ Bits uint32 }
+
+func (m ConnMarkIs) appendArgs(b []byte) []byte {
+	b = appendHex(append(b, "-m connmark --mark "...), m.Bits)
+	return appendHex(append(b, '/'), m.Bits)
+}
+func (m ConnMarkIs) matches(p *Packet) bool { return p.ConnMark&m.Bits == m.Bits }
+func (ConnMarkIs) check(Family) error       { return nil }
+func (ConnMarkIs) slot() slot               { return slotExtension }
+
+// OrConnMark sets Bits of the mark of the packet's connection, which all its later
+// packets have, in both directions.
+type OrConnMark struct{ Bits uint32 }
+
+func (t OrConnMark) appendArgs(b []byte) []byte {
+	b = appendHex(append(b, "-j CONNMARK --set-xmark "...), t.Bits)
+	return appendHex(append(b, '/'), t.Bits)
+}
+func (OrConnMark) check(Family, Table, Protocol) error { return nil }

@@ -16,7 +16,11 @@ func tproxyRuleset(f Family) *Ruleset {
 			{Match: []Match{ToSocket{}}, Target: Goto{"FL-OURS"}},
 			{Match: []Match{DPort{TCP, 80}}, Target: TProxy{On: netip.MustParseAddrPort(on), MarkBits: 0x8000}},
 		},
-		{Mangle, "FL-OURS"}: {{Target: OrMark{0x8000}}},
+		{Mangle, "FL-OURS"}: {
+			{Match: []Match{ConnMarkIs{0x8000}}, Target: Return{}},
+			{Target: OrMark{0x8000}},
+			{Target: OrConnMark{0x8000}},
+		},
 	}}
 }
 
@@ -28,6 +32,13 @@ func TestTProxyText(t *testing.T) {
 		rules := tproxyRuleset(f).Chains[ChainRef{Mangle, "FL-PROXY"}]
 		if got := rules[1].Text(); got != want {
 			t.Errorf("%v: got %s\nwant %s", f, got, want)
+		}
+		ours := tproxyRuleset(f).Chains[ChainRef{Mangle, "FL-OURS"}]
+		if got, want := ours[0].Text(), "-m connmark --mark 0x8000/0x8000 -j RETURN"; got != want {
+			t.Errorf("%v: got %s, want %s", f, got, want)
+		}
+		if got, want := ours[2].Text(), "-j CONNMARK --set-xmark 0x8000/0x8000"; got != want {
+			t.Errorf("%v: got %s, want %s", f, got, want)
 		}
 		if got, want := rules[0].Text(), "-m socket --transparent -g FL-OURS"; got != want {
 			t.Errorf("%v: got %s, want %s", f, got, want)

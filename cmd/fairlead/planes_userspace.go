@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fairlead-project/fairlead/iptables"
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/ipvs"
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/sysctl"
+	"github.com/fairlead-project/fairlead/userspace"
+)
+
+// userspaceEngine is the userspace dataplane with its proxy.
+type userspaceEngine struct {
+	cfg    engineConfig
+	tools  iptables.Tools
+	run    xt.Runner
+	kernel *notedKernel
+	linux  ipvs.Watcher
+	proxy  *userspace.Proxy     // once open
+	plane  *userspace.Dataplane // once open
+}
+
+// userspaceTables are the tables that the rules of userspace mode are in.
+func userspaceTables() []xt.Table { return []xt.Table{xt.Mangle, xt.Filter} }
+
+func findUserspace(ctx context.Context, c engineConfig) (engine, error) {
+	tools, err := c.detect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k, err := kernel.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open netlink sockets: %w", err)
+	}
+	cfg := tools.Config()
+	cfg.Tables = userspaceTables()
+	noted := &notedKernel{Kernel: k, counted: func(int) {}}
+	return &userspaceEngine{cfg: c, tools: tools, run: xt.NewExec(cfg), kernel: noted, linux: k}, nil
+}
+
+func (e *userspaceEngine) unusable() [service.NumFamilies]error { return missingFamilies(e.tools) }
+
+func (e *userspaceEngine) sysctls(*service.Node, []service.Family) []sysctl.Setting { return nil }
+
+func (e *userspaceEngine) open(families []service.Family) (service.Dataplane, error) {
+	cfg := e.cfg.Config.Userspace
+	cfg.Families, cfg.Log = families, e.cfg.Log
+	var err error
+	if e.proxy, err = userspace.NewProxy(cfg); err != nil {
+		return nil, fmt.Errorf("%w (see --userspace-port)", err)
+	}
+	if e.plane, err = userspace.New(cfg.Config, e.kernel, e.run, e.proxy); err != nil {
+		return nil, errors.Join(err, e.proxy.Close())
+	}
+	userspace.NewMetrics(e.cfg.Registry, e.proxy.Counts)
+	return e.plane, nil
+}
+
+// watch runs the proxy, and reports changes of routing rules and routes.
+func (e *userspaceEngine) watch(ctx context.Context, audit func()) error {
+	watched := make(chan error, 1)
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		watched <- ipvs.Watch(inner, e.linux, func() {
+			if !e.kernel.changing() {
+				e.plane.Suspect()
+				audit()
+			}
+		})
+	}()
+	err := e.proxy.Run(ctx)
+	cancel()
+	return errors.Join(err, <-watched)
+}
