@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
-	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/servicetest"
 )
@@ -18,18 +17,17 @@ func evaluate(cfg Config) servicetest.Eval {
 	return func(snap *service.Snapshot) func(service.Flow) (service.Outcome, error) {
 		st, _ := Plan(snap, cfg)
 		rules := [service.NumFamilies]*xt.Ruleset{st.Rules(xt.IPv4), st.Rules(xt.IPv6)}
-		holds := st.Elements()
 		return func(f service.Flow) (service.Outcome, error) {
-			results := rules[service.FamilyOf(f.Dst.Addr())].Eval(packet(st, holds, snap, f))
+			results := rules[service.FamilyOf(f.Dst.Addr())].Eval(packet(st, snap, f))
 			if len(results) != 1 {
 				return service.Outcome{}, fmt.Errorf("chance decides: %+v", results)
 			}
-			return outcome(st, &snap.Node, f, results[0])
+			return outcome(st, f, results[0])
 		}
 	}
 }
 
-func outcome(st *State, n *service.Node, f service.Flow, r xt.Result) (service.Outcome, error) {
+func outcome(st *State, f service.Flow, r xt.Result) (service.Outcome, error) {
 	switch {
 	case r.Masqueraded || r.DNAT.IsValid():
 		return service.Outcome{}, fmt.Errorf("translated: %+v", r)
@@ -42,24 +40,10 @@ func outcome(st *State, n *service.Node, f service.Flow, r xt.Result) (service.O
 	case !r.Proxy.IsValid():
 		return service.Outcome{Verdict: service.Pass}, nil
 	}
-	origin := service.Origin(slices.Index(st.cfg.Ports[:], r.Proxy.Port()))
-	units := st.places[Place{f.Protocol, f.Dst}]
-	if len(units) == 0 {
-		return service.Outcome{}, fmt.Errorf("the proxy knows nothing of %v", f.Dst)
-	}
-	route := &units[0].frontend.Routes[origin]
-	if route.Verdict != service.Forward {
-		return service.Outcome{}, fmt.Errorf("caught for the origin %v, which is not served", origin)
-	}
-	out := service.Outcome{Verdict: service.Forward}
-	for _, ep := range route.Pool {
-		keeps := keepsSource(n, route, f.Src, ep.Addr.Addr())
-		out.Hops = append(out.Hops, service.Hop{Endpoint: service.Endpoint{Addr: ep.Addr}, Masquerade: !keeps})
-	}
-	return out, nil
+	return st.Outcome(Place{f.Protocol, f.Dst}, f.Src, r.Proxy)
 }
 
-func packet(st *State, holds map[string][]kernel.Element, snap *service.Snapshot, f service.Flow) xt.Packet {
+func packet(st *State, snap *service.Snapshot, f service.Flow) xt.Packet {
 	protos := map[service.Protocol]xt.Protocol{service.TCP: xt.TCP, service.UDP: xt.UDP, service.SCTP: xt.SCTP, service.ICMP: xt.ICMP}
 	proto := protos[f.Protocol]
 	if proto == xt.ICMP && f.Dst.Addr().Is6() {
@@ -69,19 +53,10 @@ func packet(st *State, holds map[string][]kernel.Element, snap *service.Snapshot
 		Family: xt.FamilyOf(f.Dst.Addr()), Proto: proto,
 		Src: netip.AddrPortFrom(f.Src, 40000), Dst: f.Dst, In: f.In, Out: "eth0",
 		Local: func(a netip.Addr) bool { return a.IsLoopback() || slices.Contains(snap.Node.Addrs, a) },
-		Sets: func(set string, p *xt.Packet, dirs string) bool {
-			return slices.ContainsFunc(holds[set], func(e kernel.Element) bool {
-				switch dirs {
-				case "dst":
-					return e.Addr == p.Dst.Addr() || !e.Addr.IsValid() && f.Protocol == service.TCP && e.Port == p.Dst.Port()
-				case "dst,dst":
-					return e.Addr == p.Dst.Addr() && e.Port == p.Dst.Port() && e.Protocol == f.Protocol
-				default:
-					return e.Addr == p.Dst.Addr() && e.Port == p.Dst.Port() && e.Protocol == f.Protocol && e.Net.Contains(p.Src.Addr())
-				}
-			})
+		Sets: func(set string, p *xt.Packet, _ string) bool {
+			return st.Holds(set, p.Src.Addr(), Place{f.Protocol, p.Dst})
 		},
-		Routed: func(p *xt.Packet) bool { return p.Mark&st.cfg.routeMark() != 0 },
+		Routed: func(p *xt.Packet) bool { return st.Routed(p.Mark) },
 	}
 }
 

@@ -87,3 +87,15 @@ func (d *Dataplane) missing(ctx context.Context) ([]kernel.Op, error) {
 
 // everywhere is the route of the table: whatever comes by it is for the node.
 func everywhere(f service.Family) netip.Prefix { return netip.PrefixFrom(f.Any(), 0) }
+
+// A Watcher tells of changes of a device and a routing table: [kernel.Linux].
+type Watcher interface {
+	Watch(ctx context.Context, device string, table uint32, changed func()) error
+}
+
+// Watch calls changed when w tells of a change of our routing table or the rules
+// that lead there, also when it is we who change them, until ctx is done.
+func Watch(ctx context.Context, w Watcher, changed func()) error {
+	const none = "fairlead-none" // there is no device that we have
+	return w.Watch(ctx, none, routeTable, changed)
+}

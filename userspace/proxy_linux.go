@@ -377,9 +377,12 @@ func (p sessions) Answered(lease any) {
 // Closed implements [udp.Handler].
 func (p sessions) Closed(lease any, r udp.Result) {
 	c := lease.(*call)
-	if r.Reason == udp.Failed {
+	switch {
+	case r.Reason == udp.Failed:
 		c.port.balancer.Failed(&c.conn, time.Now())
 		return
+	case r.Reason == udp.Idle && !r.Answered: // not every protocol answers
+		c.port.balancer.Connected(&c.conn, time.Now())
 	}
 	c.port.balancer.Finished(&c.conn)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 const cleanupUsage = `fairlead cleanup removes everything fairlead has put in the kernel in any mode: every
@@ -51,7 +52,9 @@ func (c command) cleanup(ctx context.Context, args []string) error {
 		}
 	}
 	// Sets last: none can go while a rule names it.
-	errs = append(errs, c.cleanupIPVS(ctx, virtual))
+	proxy := userspace.DefaultConfig()
+	proxy.Log = cfg.Log
+	errs = append(errs, c.cleanupSets(ctx, virtual, proxy))
 	return errors.Join(errs...)
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // How often, and with which pause, sets are tried again that rules still hold:
@@ -21,38 +23,46 @@ const (
 	cleanupPause = 50 * time.Millisecond
 )
 
-// cleanupIPVS removes what ipvs mode has put in the kernel beside rules, which are
-// gone already.
-func (c command) cleanupIPVS(ctx context.Context, cfg ipvs.Config) error {
+// cleanupSets removes what ipvs and userspace mode have put in the kernel beside
+// rules, which are gone already.
+func (c command) cleanupSets(ctx context.Context, virtual ipvs.Config, proxy userspace.Config) error {
 	k, err := kernel.Open()
 	if err != nil {
-		return fmt.Errorf("open IPVS: %w", err)
+		return fmt.Errorf("open netlink sockets: %w", err)
 	}
 	loaded := &loadedKernel{Kernel: k, root: "/"}
-	err = errors.Join(cleanKernel(ctx, cfg, loaded), k.Close())
+	err = errors.Join(cleanKernel(ctx, virtual, proxy, loaded), k.Close())
 	if loaded.removed > 0 {
-		fmt.Fprintf(c.out, "ipvs: removed %d virtual servers, sets, addresses, routes and rules\n", loaded.removed)
+		fmt.Fprintf(c.out, "removed %d virtual servers, sets, addresses, routes and rules\n", loaded.removed)
 	}
 	return err
 }
 
-func cleanKernel(ctx context.Context, cfg ipvs.Config, k kernel.Kernel) error {
-	plane, err := ipvs.New(cfg, k, noRules{}, nil)
+func cleanKernel(ctx context.Context, virtual ipvs.Config, proxy userspace.Config, k kernel.Kernel) error {
+	servers, err := ipvs.New(virtual, k, noRules{}, nil)
 	if err != nil {
 		return err
 	}
-	for range cleanupTries {
-		err = plane.Cleanup(ctx)
-		if !errors.Is(err, syscall.EBUSY) {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(cleanupPause):
-		}
+	served, err := userspace.New(proxy, k, noRules{}, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	var errs []error
+	for _, plane := range []service.Dataplane{servers, served} {
+		for range cleanupTries {
+			err = plane.Cleanup(ctx)
+			if !errors.Is(err, syscall.EBUSY) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(cleanupPause):
+			}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // A loadedKernel is a kernel as far as its modules are loaded: a module that is

@@ -25,13 +25,18 @@ type userspaceFlags struct {
 }
 
 func (f *flags) addUserspace(fs *pflag.FlagSet) {
+	f.addUserspacePlan(fs)
 	v := &f.Userspace
 	fs.StringVar(&v.Scheduler, "userspace-scheduler", "rr", "in userspace mode, scheduler of Services that ask for none: "+strings.Join(balance.Algorithms(), ", "))
-	fs.IntVar(&v.Port, "userspace-port", int(userspace.DefaultPorts()[0]), "in userspace mode, the first of three ports on the loopback addresses where the proxy listens")
 	fs.DurationVar(&v.ConnectTimeout, "userspace-connect-timeout", 2*time.Second, "in userspace mode, how long an endpoint may take to accept a connection before the next one is tried")
 	fs.DurationVar(&v.UDPTimeout, "userspace-udp-timeout", 2*time.Minute, "in userspace mode, how long a UDP session lasts without a datagram")
 	fs.IntVar(&v.MaxSessions, "userspace-max-udp-sessions", 65536, "in userspace mode, how many UDP sessions there may be")
 	fs.BoolVar(&v.EjectOutliers, "userspace-eject-outliers", true, "in userspace mode, leave out for a while endpoints that fail to connect again and again")
+}
+
+// addUserspacePlan adds the flags that shape a plan.
+func (f *flags) addUserspacePlan(fs *pflag.FlagSet) {
+	fs.IntVar(&f.Userspace.Port, "userspace-port", int(userspace.DefaultPorts()[0]), "in userspace mode, the first of three ports on the loopback addresses where the proxy listens")
 }
 
 // userspace reads the flags of userspace mode.

@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/kube"
 	"github.com/fairlead-project/fairlead/service/kube/watch"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // worldFlags are the flags of subcommands that look at objects without putting
@@ -39,17 +40,19 @@ func (w *worldFlags) addPlan(fs *pflag.FlagSet) {
 
 func (w *worldFlags) add(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&w.Files, "file", "f", nil, "file or folder of manifests; may be given more than once")
-	fs.StringVar(&w.Dataplane, "dataplane", "iptables", "dataplane to plan for: iptables or ipvs")
+	fs.StringVar(&w.Dataplane, "dataplane", "iptables", "dataplane to plan for: iptables, ipvs or userspace")
 	fs.StringSliceVar(&w.NodeAddrs, "node-addresses", nil, "addresses of the node; the first of each family is its primary one")
 	fs.StringVar(&w.Zone, "node-zone", "", "zone of the node, for topology hints")
 	w.addNode(fs)
 	w.addMasqueradeBit(fs)
 	w.addIPVSPlan(fs)
+	w.addUserspacePlan(fs)
 }
 
 // setUnused gives the flags that a subcommand does not have values that pass
 // Validate.
 func (w *worldFlags) setUnused() {
+	w.Userspace.ConnectTimeout, w.Userspace.UDPTimeout, w.Userspace.MaxSessions = time.Second, time.Second, 1
 	w.SyncPeriod, w.IPVS.SyncPeriod, w.ConfigSyncPeriod, w.Variant = time.Second, time.Second, time.Second, variantAuto
 }
 
@@ -61,6 +64,7 @@ type request struct {
 	families  []service.Family
 	dataplane string     // key of the dataplanes
 	ipvs      ipvsConfig // zero for other dataplanes
+	userspace userspace.Config
 }
 
 // request returns what w asks for. The error joins everything that is wrong.
@@ -74,7 +78,7 @@ func (w *worldFlags) request() (request, error) {
 	w.ProxyMode = mode
 	cfg, err := w.config()
 	errs = append(errs, err)
-	r := request{node: cfg.Node, zone: w.Zone, dataplane: mode, ipvs: cfg.IPVS}
+	r := request{node: cfg.Node, zone: w.Zone, dataplane: mode, ipvs: cfg.IPVS, userspace: cfg.Userspace.Config}
 	switch strings.ToLower(w.Family) {
 	case "both", "": // a trace goes by its packet
 		r.families = []service.Family{service.IPv4, service.IPv6}

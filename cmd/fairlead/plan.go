@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -11,11 +12,12 @@ import (
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 const planUsage = `fairlead plan prints what manifests ask for: as input for iptables-restore
 --noflush, or with --dataplane=ipvs as a list of virtual servers, sets, addresses
-and rules. It needs neither root nor a cluster, and the same
+and rules, or with --dataplane=userspace of what the proxy serves, sets and rules. It needs neither root nor a cluster, and the same
 input gives the same output on every machine: the node it plans for is the one
 that the flags, or a Node among the manifests, describe. Without
 --hostname-override no endpoint is on it.
@@ -59,6 +61,11 @@ func (c command) printPlans(snap *service.Snapshot, req request, bit int) error 
 		cfg.Families = req.families
 		return c.printIPVSPlan(snap, cfg)
 	}
+	if req.dataplane == modeUserspace {
+		cfg := req.userspace
+		cfg.Families = req.families
+		return c.printUserspacePlan(snap, cfg)
+	}
 	cfg := iptablesConfig(&flags{MasqueradeBit: bit})
 	for _, f := range req.families {
 		if err := printPlan(c.out, snap, cfg, f); err != nil {
@@ -72,13 +79,29 @@ func (c command) printPlans(snap *service.Snapshot, req request, bit int) error 
 // is. What of snap cannot be had goes to the error output.
 func (c command) printIPVSPlan(snap *service.Snapshot, cfg ipvs.Config) error {
 	plan, deviations := ipvs.Plan(snap, cfg)
+	return c.printLists(snap, modeIPVS, cfg.Families, deviations, plan.AppendText(nil))
+}
+
+// printUserspacePlan is the same for userspace mode.
+func (c command) printUserspacePlan(snap *service.Snapshot, cfg userspace.Config) error {
+	plan, deviations := userspace.Plan(snap, cfg)
+	text := plan.AppendText(nil)
+	for _, f := range cfg.Families {
+		var err error
+		if text, err = plan.Rules(xtFamily(f)).AppendText(text); err != nil {
+			return fmt.Errorf("print the %s rules: %w", f, err)
+		}
+	}
+	return c.printLists(snap, modeUserspace, cfg.Families, deviations, text)
+}
+
+func (c command) printLists(snap *service.Snapshot, mode string, families []service.Family, deviations []service.Deviation, text []byte) error {
 	for _, d := range deviations {
 		fmt.Fprintf(c.err, "%s: %s\n", d.Port, d.Reason)
 	}
-	text := string(plan.AppendText(nil))
-	header := fmt.Sprintf("# ipvs plan for %s: %d ports, %d lines\n",
-		nodeText(&snap.Node), countPorts(snap, cfg.Families), strings.Count(text, "\n"))
-	if _, err := io.WriteString(c.out, header+text); err != nil {
+	header := fmt.Sprintf("# %s plan for %s: %d ports, %d lines\n",
+		mode, nodeText(&snap.Node), countPorts(snap, families), bytes.Count(text, []byte("\n")))
+	if _, err := io.WriteString(c.out, header+string(text)); err != nil {
 		return fmt.Errorf("print the plan: %w", err)
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // A virtualKernel is an ipvsKernel in memory that can be looked at while the
@@ -367,13 +368,15 @@ func TestCleanKernel(t *testing.T) {
 	k, foreign := shownKernel(t), serverKey(service.TCP, "192.0.2.80:80")
 	cfg := ipvsConfig{Scheduler: "rr"}.plan(14)
 	cfg.Log = slog.New(slog.DiscardHandler)
+	proxy := userspace.DefaultConfig()
+	proxy.Log = cfg.Log
 	held := 3
 	k.Refer = func(string) bool { held--; return held > 0 }
 	counted := &loadedKernel{Kernel: k, root: t.TempDir()}
 	if err := os.MkdirAll(filepath.Join(counted.root, "proc/net/ip_vs"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := cleanKernel(t.Context(), cfg, counted); err != nil {
+	if err := cleanKernel(t.Context(), cfg, proxy, counted); err != nil {
 		t.Fatal(err)
 	}
 	servers, err := k.Servers(t.Context())

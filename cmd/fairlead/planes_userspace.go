@@ -7,7 +7,6 @@ import (
 
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
-	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/sysctl"
@@ -20,7 +19,7 @@ type userspaceEngine struct {
 	tools  iptables.Tools
 	run    xt.Runner
 	kernel *notedKernel
-	linux  ipvs.Watcher
+	linux  userspace.Watcher
 	proxy  *userspace.Proxy     // once open
 	plane  *userspace.Dataplane // once open
 }
@@ -67,7 +66,7 @@ func (e *userspaceEngine) watch(ctx context.Context, audit func()) error {
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		watched <- ipvs.Watch(inner, e.linux, func() {
+		watched <- userspace.Watch(inner, e.linux, func() {
 			if !e.kernel.changing() {
 				e.plane.Suspect()
 				audit()

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // A simulation is what a dataplane would have happen to a packet.
@@ -20,6 +21,7 @@ type simulation struct {
 
 	takesPing bool // the node answers pings to this address itself
 	takesAll  bool // the node has the whole address
+	refused   bool // the dataplane does not speak the protocol
 }
 
 // known returns why the rules do something else than was decided, if the dataplane
@@ -30,6 +32,8 @@ func (s *simulation) known(got, want service.Outcome) string {
 		return "In ipvs mode the node itself answers pings to cluster and load-balancer IPs."
 	case s.takesAll && got.Verdict == service.Reject && want.Verdict == service.Pass:
 		return "With --ipvs-vip-mode=device the node has the whole address, and rejects what no Service declares."
+	case s.refused && got.Verdict == service.Reject && want.Verdict == service.Forward:
+		return "In userspace mode SCTP is refused."
 	}
 	return ""
 }
@@ -43,7 +47,49 @@ func (r request) simulator(f *flags) simulator {
 	if r.dataplane == modeIPVS {
 		return simulateIPVS(r.ipvs.plan(f.MasqueradeBit))
 	}
+	if r.dataplane == modeUserspace {
+		return simulateUserspace(r.userspace)
+	}
 	return simulateIptables(iptablesConfig(f))
+}
+
+// simulateUserspace shows what the proxy may do with a packet that it gets as what
+// IPVS may: as new destinations.
+func simulateUserspace(cfg userspace.Config) simulator {
+	return func(snap *service.Snapshot, flow service.Flow) simulation {
+		plan, _ := userspace.Plan(snap, cfg)
+		var sim simulation
+		meet := func(format string, args ...any) {
+			if what := fmt.Sprintf(format, args...); !slices.Contains(sim.met, what) {
+				sim.met = append(sim.met, what)
+			}
+		}
+		at := userspace.Place{Protocol: flow.Protocol, Addr: flow.Dst}
+		p := packet(flow, &snap.Node)
+		p.Sets = func(set string, p *xt.Packet, _ string) bool {
+			held := plan.Holds(set, p.Src.Addr(), at)
+			if held {
+				meet("set %s", set)
+			}
+			return held
+		}
+		p.Routed = func(p *xt.Packet) bool { return plan.Routed(p.Mark) }
+		sim.refused = flow.Protocol == service.SCTP
+		for _, r := range plan.Rules(p.Family).Trace(p) {
+			out, err := plan.Outcome(at, flow.Src, r.Proxy)
+			if !r.Proxy.IsValid() || err != nil {
+				sim.results = append(sim.results, r)
+				continue
+			}
+			meet("the proxy's socket at %v", r.Proxy)
+			for _, h := range out.Hops {
+				way := r
+				way.DNAT, way.Masqueraded, way.P = h.Endpoint.Addr, h.Masquerade, r.P/float64(len(out.Hops))
+				sim.results = append(sim.results, way)
+			}
+		}
+		return sim
+	}
 }
 
 func simulateIptables(cfg iptables.Config) simulator {

@@ -19,7 +19,7 @@ import (
 
 // Environment variables of the benchmark.
 const (
-	benchEnv = "RELAY_BENCH" // what to run: "ping conn bulk idle"
+	benchEnv = "RELAY_BENCH" // what to run: "ping solo conn bulk idle"
 	timeEnv  = "RELAY_BENCH_TIME"
 	turnsEnv = "RELAY_BENCH_ROUNDS"
 )
@@ -149,7 +149,7 @@ listen bench
 func TestBench(t *testing.T) {
 	what := os.Getenv(benchEnv)
 	if what == "" {
-		t.Skip("takes a while: set " + benchEnv + " to some of ping, conn, bulk")
+		t.Skip("takes a while: set " + benchEnv + " to some of ping, solo, conn, bulk")
 	}
 	length, err := time.ParseDuration(os.Getenv(timeEnv))
 	if err != nil {
@@ -164,6 +164,7 @@ func TestBench(t *testing.T) {
 	haproxyPID, other := haproxy(t, server.addr)
 	for _, l := range []load{
 		{"ping", 64, 1 << 10, 1 << 10, false},
+		{"solo", 1, 1 << 10, 1 << 10, false},
 		{"conn", 32, 1 << 10, 1 << 10, true},
 		{"bulk", 4, 8, 64 << 20, false},
 	} {

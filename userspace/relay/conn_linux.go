@@ -65,7 +65,8 @@ type conn struct {
 	state    state
 }
 
-// A Handle names one connection. The zero Handle names none.
+// A Handle names one connection. It is a value and comparable. The zero Handle names
+// none.
 type Handle struct {
 	w         *worker
 	slot, gen uint32
@@ -81,7 +82,9 @@ func (h Handle) Abort() {
 
 func (c *conn) handle(w *worker) Handle { return Handle{w, c.slot, c.gen} }
 
-const chunk = 256 // connections that are allocated together
+// chunk is how many connections are allocated together. Their memory is kept for
+// others: a worker needs that of the most connections it ever had at a time.
+const chunk = 256
 
 // conn returns the connection of a slot if it still is the one of gen, else nil.
 func (w *worker) conn(slot, gen uint32) *conn {

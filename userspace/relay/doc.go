@@ -20,4 +20,15 @@
 // What one side does is done to the other: the end of a stream (FIN) is passed on
 // after all that was before it, a reset is answered with a reset. Urgent data is
 // passed on as ordinary data.
+//
+// An idle connection takes some 280 bytes here, besides its sockets. Against HAProxy
+// 2.6 in mode tcp, on two processors over the loopback (November 2026), the processor
+// time was 0.88 of HAProxy's for 1 KiB requests on 64 connections and 0.61 on one,
+// 0.80 for a connection per request, and 0.75 for bulk spliced by both. To see yours:
+//
+//	RELAY_BENCH="ping solo conn bulk idle" go test -v -run 'TestBench|TestIdle$' ./userspace/relay
+//
+// Nodes that connect from their own address (Targets without a Source) to few
+// endpoints want net.ipv4.tcp_tw_reuse=1: the side that ends a connection first keeps
+// its port for a minute, and to the endpoint that is the relay if it was the client.
 package relay

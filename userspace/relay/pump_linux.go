@@ -118,6 +118,9 @@ func (w *worker) moveSpliced(f *flow, src, dst *side, i int) unix.Errno {
 func (w *worker) flush(f *flow, dst *side) unix.Errno {
 	if f.piped > 0 {
 		n, err := splice(f.pipe.r, dst.fd, int(f.piped))
+		if n == 0 && err == 0 {
+			return unix.EIO // the pipe is not what we think it is; to try again would be for ever
+		}
 		f.piped -= int32(n)
 		return blocked(dst, err)
 	}

@@ -1,17 +1,18 @@
 package relay
 
 import (
+	cmpx "cmp"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"crypto/sha256"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -276,5 +277,65 @@ func TestBulk(t *testing.T) {
 			t.Errorf("pipes %d: got %+v", pipes, n)
 		}
 		size = min(size, 64<<20)
+	}
+}
+
+// TestOrigins: listeners of one Engine are told apart, also those that come later.
+func TestOrigins(t *testing.T) {
+	b := &book{targets: []Target{{Addr: serve(t, echo)}}}
+	e, first := start(t, Config{Handler: b}) // service.FromHost
+	want := map[netip.AddrPort]service.Origin{first: service.FromHost}
+	for addr, origin := range map[string]service.Origin{
+		"127.0.0.1:0": service.FromPod, "[::1]:0": service.FromOutside, "127.0.0.2:0": service.FromOutside,
+	} {
+		at, err := e.Listen(netip.MustParseAddrPort(addr), origin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[at] = origin
+	}
+	for at := range want {
+		c := dial(t, at)
+		say(t, c, "hello")
+		hear(t, c, "hello")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	got := map[netip.AddrPort]service.Origin{}
+	for _, tr := range b.trips {
+		got[tr.frontend] = tr.origin
+	}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); d != "" {
+		t.Errorf("origins (-want +got):\n%s", d)
+	}
+}
+
+// TestDeadlines compares the heap with a list that is searched.
+func TestDeadlines(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var d deadlines
+	var list []*conn
+	for range 20_000 {
+		switch {
+		case len(list) == 0 || rnd.IntN(5) < 3 && len(list) < 100:
+			c := &conn{}
+			d.add(c, time.Duration(rnd.IntN(50)))
+			list = append(list, c)
+		default:
+			i := rnd.IntN(len(list))
+			d.remove(list[i])
+			d.remove(list[i]) // does no harm
+			list = slices.Delete(list, i, i+1)
+		}
+		if len(d) != len(list) {
+			t.Fatalf("got %d, want %d", len(d), len(list))
+		}
+		if len(list) == 0 {
+			continue
+		}
+		first := slices.MinFunc(list, func(x, y *conn) int { return cmpx.Compare(x.deadline, y.deadline) })
+		if d[0].deadline != first.deadline {
+			t.Fatalf("got %v first, want %v", d[0].deadline, first.deadline)
+		}
 	}
 }

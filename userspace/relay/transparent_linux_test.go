@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,14 +57,8 @@ func TestTransparentInside(t *testing.T) {
 			}
 		})
 		t.Run(tt.name+" finds the port taken", func(t *testing.T) {
-			from, source := through(t, tt.listen, tt.frontend, tt.endpoint, client, func(port netip.AddrPort) {
-				foreign := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-					return c.Control(func(fd uintptr) {
-						if err := setOptions(int32(fd), []option{transparent(port.Addr())}); err != nil {
-							t.Error(err)
-						}
-					})
-				}}
+			from, source := through(t, tt.listen, tt.frontend, tt.endpoint, client, func(port, _ netip.AddrPort) {
+				foreign := net.ListenConfig{Control: foreign(t, port)}
 				l, err := foreign.Listen(t.Context(), "tcp", port.String())
 				if err != nil {
 					t.Fatal(err)
@@ -73,12 +69,63 @@ func TestTransparentInside(t *testing.T) {
 				t.Errorf("the endpoint sees %v, want the address, not the port, of %v", from, source)
 			}
 		})
+		t.Run(tt.name+" finds the connection there", func(t *testing.T) {
+			from, source := through(t, tt.listen, tt.frontend, tt.endpoint, client, func(port, endpoint netip.AddrPort) {
+				foreign := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(port), Control: foreign(t, port)}
+				c, err := foreign.DialContext(t.Context(), "tcp", endpoint.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+			})
+			if from.Addr() != source.Addr() || from.Port() == source.Port() {
+				t.Errorf("the endpoint sees %v, want the address, not the port, of %v", from, source)
+			}
+		})
 	}
+}
+
+// foreign lets a socket use an address of somebody else.
+func foreign(t *testing.T, addr netip.AddrPort) func(_, _ string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			reuse := option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
+			if err := setOptions(int32(fd), []option{transparent(addr.Addr()), reuse}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// acceptHello returns the first connection that says hello.
+func acceptHello(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	found := make(chan net.Conn)
+	for range 2 {
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b := make([]byte, 5)
+			if _, err := io.ReadFull(c, b); err == nil && string(b) == "hello" {
+				found <- c
+			}
+		}()
+	}
+	select {
+	case c := <-found:
+		t.Cleanup(func() { c.Close() })
+		return c
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody says hello")
+	}
+	return nil
 }
 
 // through relays one connection with a Source and returns whom the endpoint sees, and
 // the Source. Before that it calls prepare, if any, with the Source.
-func through(t *testing.T, listen, frontend, endpoint string, client netip.Addr, prepare func(netip.AddrPort)) (from, source netip.AddrPort) {
+func through(t *testing.T, listen, frontend, endpoint string, client netip.Addr, prepare func(source, endpoint netip.AddrPort)) (from, source netip.AddrPort) {
 	l, err := net.Listen("tcp", net.JoinHostPort(endpoint, "0"))
 	if err != nil {
 		t.Fatal(err)
@@ -86,20 +133,15 @@ func through(t *testing.T, listen, frontend, endpoint string, client netip.Addr,
 	defer l.Close()
 	source = netip.AddrPortFrom(client, 40000+uint16(os.Getpid()%1000))
 	if prepare != nil {
-		source = netip.AddrPortFrom(client, source.Port()+1)
-		prepare(source)
+		source = netip.AddrPortFrom(client, netip.MustParseAddrPort(l.Addr().String()).Port()-1000)
+		prepare(source, l.Addr().(*net.TCPAddr).AddrPort())
 	}
 	b := &book{targets: []Target{{Addr: l.Addr().(*net.TCPAddr).AddrPort(), Source: source}}}
 	_, at := startAt(t, Config{Handler: b, Transparent: true, Mark: 0x77}, listen)
 	want := netip.AddrPortFrom(netip.MustParseAddr(frontend), at.Port())
 	c := dial(t, want)
-	s, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
 	say(t, c, "hello")
-	hear(t, s, "hello")
+	s := acceptHello(t, l)
 	if got := b.wait(t, "connected", isUp).frontend; got != want {
 		t.Errorf("frontend %v, want %v", got, want)
 	}
