@@ -67,6 +67,8 @@ func except(snap *service.Snapshot, f service.Flow) string {
 	switch {
 	case f.Protocol == service.SCTP && port != nil:
 		return "SCTP is refused"
+	case port == nil && addr == netip.IPv6Loopback():
+		return "node ports answer at ::1 too"
 	case port != nil && fe.Kind == service.NodePort && addr.IsLoopback() && addr != netip.AddrFrom4([4]byte{127, 0, 0, 1}):
 		return "of the loopback addresses, 127.0.0.1 answers"
 	case port != nil && fe.Kind == service.NodePort && addr.IsLinkLocalUnicast():

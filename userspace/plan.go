@@ -61,8 +61,11 @@ func newState(cfg Config, node *service.Node) *State {
 			st.nodes[service.FamilyOf(a)] = append(st.nodes[service.FamilyOf(a)], a)
 		}
 	}
-	if lo := netip.AddrFrom4([4]byte{127, 0, 0, 1}); node.AnswersNodePorts(lo) {
-		st.nodes[service.IPv4] = append(st.nodes[service.IPv4], lo)
+	for f, lo := range [service.NumFamilies]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		within := func(p netip.Prefix) bool { return p.Contains(lo) }
+		if node.LocalhostPorts && slices.ContainsFunc(node.PortAddrs[f], within) {
+			st.nodes[f] = append(st.nodes[f], lo)
+		}
 	}
 	return st
 }

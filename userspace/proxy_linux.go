@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/userspace/balance"
 	"github.com/fairlead-project/fairlead/userspace/relay"
@@ -321,8 +323,14 @@ func (p *Proxy) keeps(n *service.Node, r *service.Route, client, endpoint netip.
 	return isLocal(n, endpoint) || isLocal(n, client) || !p.links.same(client, endpoint)
 }
 
-// Failed implements [relay.Journey].
-func (j *journey) Failed(error) { j.port.balancer.Failed(&j.conn, time.Now()) }
+// Failed implements [relay.Journey]. That the node has no port left is not the fault
+// of the endpoint: the next is tried, but nothing is held against this one.
+func (j *journey) Failed(err error) {
+	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) {
+		return
+	}
+	j.port.balancer.Failed(&j.conn, time.Now())
+}
 
 // Connected implements [relay.Journey].
 func (j *journey) Connected(h relay.Handle) {

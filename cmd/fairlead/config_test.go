@@ -175,9 +175,14 @@ func TestValidate(t *testing.T) {
 		args []string
 		want []string // what the error must say, each on a line of its own
 	}{
-		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available in this version; available: iptables, ipvs"}},
-		{[]string{"--proxy-mode=userspace"}, []string{"--proxy-mode: proxy mode userspace is not available"}},
-		{[]string{"--proxy-mode=ebpf"}, []string{`--proxy-mode: unknown proxy mode "ebpf"; valid: iptables, ipvs`}},
+		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available in this version; available: iptables, ipvs, userspace"}},
+		{[]string{"--proxy-mode=userspace", "--userspace-scheduler=twos"}, []string{`--userspace-scheduler: unknown scheduler "twos"; valid: dh, fo, lc, `}},
+		{[]string{"--proxy-mode=userspace", "--userspace-port=65534"}, []string{"--userspace-port: 65534 is not between 1 and 65533"}},
+		{
+			[]string{"--proxy-mode=userspace", "--userspace-connect-timeout=0s", "--userspace-udp-timeout=-1s", "--userspace-max-udp-sessions=0"},
+			[]string{"--userspace-connect-timeout: must be above 0", "--userspace-udp-timeout: must be above 0", "--userspace-max-udp-sessions: must be above 0"},
+		},
+		{[]string{"--proxy-mode=ebpf"}, []string{`--proxy-mode: unknown proxy mode "ebpf"; valid: iptables, ipvs, userspace`}},
 		{[]string{"--proxy-mode=ipvs", "--ipvs-scheduler=random"}, []string{`--ipvs-scheduler: unknown scheduler "random"; valid: dh, fo, `}},
 		{[]string{"--proxy-mode=ipvs", "--ipvs-exclude-cidrs=10.0.0.1,10.0.0.0/8,x/8"}, []string{`--ipvs-exclude-cidrs: "10.0.0.1" is not a CIDR`, `--ipvs-exclude-cidrs: "x/8"`}},
 		{[]string{"--proxy-mode=ipvs", "--ipvs-sync-period=0s"}, []string{"--ipvs-sync-period: must be above 0", "--ipvs-min-sync-period: must be between 0 and --ipvs-sync-period"}},
@@ -240,7 +245,7 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{[]string{"--nosuch"}, 2, "", "fairlead: unknown flag: --nosuch (see --help)\n"},
 		{[]string{"--nosuch=1"}, 2, "", "unknown flag: --nosuch"},
-		{[]string{"--proxy-mode=nftables"}, 2, "", "proxy mode nftables is not available in this version; available: iptables, ipvs"},
+		{[]string{"--proxy-mode=nftables"}, 2, "", "proxy mode nftables is not available in this version; available: iptables, ipvs, userspace"},
 		{[]string{"--proxy-mode=ipvs", "--ipvs-scheduler=x"}, 2, "", "--ipvs-scheduler: unknown scheduler"},
 		{[]string{"--iptables-masquerade-bit=x"}, 2, "", "--iptables-masquerade-bit"},
 		{[]string{"--cluster-cidr=x", "stray"}, 2, "", `unexpected argument "stray"`},

@@ -58,12 +58,11 @@ func (f *flags) userspace(fail failFunc) userspace.ProxyConfig {
 	for i := range c.Ports {
 		c.Ports[i] = uint16(v.Port + i) //nolint:gosec // checked above
 	}
-	for name, d := range map[string]time.Duration{
-		"userspace-connect-timeout": v.ConnectTimeout, "userspace-udp-timeout": v.UDPTimeout,
-	} {
-		if d <= 0 {
-			fail(name, "must be above 0, is %s", d)
-		}
+	if v.ConnectTimeout <= 0 {
+		fail("userspace-connect-timeout", "must be above 0, is %s", v.ConnectTimeout)
+	}
+	if v.UDPTimeout <= 0 {
+		fail("userspace-udp-timeout", "must be above 0, is %s", v.UDPTimeout)
 	}
 	if v.MaxSessions < 1 {
 		fail("userspace-max-udp-sessions", "must be above 0, is %d", v.MaxSessions)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
@@ -15,13 +14,13 @@ import (
 
 // userspaceEngine is the userspace dataplane with its proxy.
 type userspaceEngine struct {
-	cfg    engineConfig
-	tools  iptables.Tools
-	run    xt.Runner
-	kernel *notedKernel
-	linux  userspace.Watcher
-	proxy  *userspace.Proxy     // once open
-	plane  *userspace.Dataplane // once open
+	cfg     engineConfig
+	run     xt.Runner
+	kernel  *notedKernel
+	linux   userspace.Watcher
+	missing [service.NumFamilies]error
+	proxy   *userspace.Proxy     // once open
+	plane   *userspace.Dataplane // once open
 }
 
 // userspaceTables are the tables that the rules of userspace mode are in.
@@ -39,12 +38,20 @@ func findUserspace(ctx context.Context, c engineConfig) (engine, error) {
 	cfg := tools.Config()
 	cfg.Tables = userspaceTables()
 	noted := &notedKernel{Kernel: k, counted: func(int) {}}
-	return &userspaceEngine{cfg: c, tools: tools, run: xt.NewExec(cfg), kernel: noted, linux: k}, nil
+	e := &userspaceEngine{cfg: c, run: xt.NewExec(cfg), kernel: noted, linux: k, missing: missingFamilies(tools)}
+	for f, err := range e.missing {
+		if err == nil {
+			e.missing[f] = userspace.Probe(ctx, k, e.run, service.Family(f))
+		}
+	}
+	return e, nil
 }
 
-func (e *userspaceEngine) unusable() [service.NumFamilies]error { return missingFamilies(e.tools) }
+func (e *userspaceEngine) unusable() [service.NumFamilies]error { return e.missing }
 
-func (e *userspaceEngine) sysctls(*service.Node, []service.Family) []sysctl.Setting { return nil }
+func (e *userspaceEngine) sysctls(*service.Node, []service.Family) []sysctl.Setting {
+	return []sysctl.Setting{sysctl.ReusePorts()}
+}
 
 func (e *userspaceEngine) open(families []service.Family) (service.Dataplane, error) {
 	cfg := e.cfg.Config.Userspace

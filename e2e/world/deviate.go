@@ -60,6 +60,9 @@ func Deviations(m Mode, lacks ...string) []Deviation {
 			Reason:  "of the loopback addresses only 127.0.0.1 answers at node ports",
 			Instead: otherLoopback,
 		}, {
+			Reason:  "node ports answer at ::1 too",
+			Instead: loopback6,
+		}, {
 			Reason:  "where the answers of an endpoint would not pass the node it sees the node's address: the proxy needs them",
 			Instead: bypass,
 		}}
@@ -73,6 +76,18 @@ func otherLoopback(_ *service.Snapshot, f *servicetest.FlowExpect) (service.Outc
 	a := f.Flow.Dst.Addr()
 	first := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	return service.Outcome{Verdict: service.Pass}, a.IsLoopback() && a != first && f.Want.Verdict != service.Pass
+}
+
+// loopback6 has node ports answer at ::1 as they do at the node's own address.
+func loopback6(snap *service.Snapshot, f *servicetest.FlowExpect) (service.Outcome, bool) {
+	if f.Flow.Dst.Addr() != netip.IPv6Loopback() || !snap.Node.LocalhostPorts || f.Want.Verdict != service.Pass {
+		return service.Outcome{}, false
+	}
+	there := f.Flow
+	there.Src = netns.NodeAddr(1).V6
+	there.Dst = netip.AddrPortFrom(there.Src, f.Flow.Dst.Port())
+	want := snap.Resolve(there)
+	return want, want.Verdict != service.Pass
 }
 
 // bypass masquerades calls to an endpoint that has the same way to its caller as to

@@ -116,3 +116,10 @@ func OnlineCPUs(root string) (int, error) {
 	}
 	return n, nil
 }
+
+// ReusePorts lets new connections take the ports of those that have ended (tcp_tw_reuse,
+// RFC 6191), which wait for a minute otherwise: a proxy that makes very many
+// connections to few endpoints runs out of ports.
+func ReusePorts() Setting {
+	return Setting{Path: "/proc/sys/net/ipv4/tcp_tw_reuse", Want: "1", Optional: true}
+}
