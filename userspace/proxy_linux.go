@@ -54,6 +54,8 @@ type Proxy struct {
 	ports   map[service.PortID]*portState
 	served  map[Place]frontend
 	timers  sync.WaitGroup
+	told    chan struct{} // closed by the first Follow
+	tell    func()        // closes told
 	stopped chan struct{}
 }
 
@@ -88,8 +90,9 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, links: newLinks(),
 		node: &service.Node{}, ports: make(map[service.PortID]*portState), served: make(map[Place]frontend),
-		stopped: make(chan struct{}),
+		told: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	p.tell = sync.OnceFunc(func() { close(p.told) })
 	var err error
 	p.tcp, err = relay.New(relay.Config{
 		Handler: p, Transparent: true, Mark: cfg.SocketMark(), ConnectTimeout: cfg.ConnectTimeout,
@@ -126,7 +129,18 @@ func (p *Proxy) listen() error {
 }
 
 // Run serves until ctx is done, which is no error. Then it resets all connections.
+//
+// It begins after the first Follow. What comes before, sent here by rules that an
+// earlier process has left, waits in the kernel: nobody could say where it is to go,
+// and to refuse it would be wrong.
 func (p *Proxy) Run(ctx context.Context) error {
+	select {
+	case <-p.told:
+	case <-ctx.Done():
+		close(p.stopped)
+		p.timers.Wait()
+		return p.Close()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // if one ends, so does the other
 	served := make(chan error, 1)
@@ -170,6 +184,7 @@ func (p *Proxy) Follow(node *service.Node, ports []PortChange, places []PlaceCha
 	if len(silent) > 0 {
 		p.udp.EndFrontends(func(a netip.AddrPort) bool { return silent[a] })
 	}
+	p.tell()
 	for _, l := range left {
 		p.udp.Retarget(l.endpoint, func(f udp.Flow) bool { return p.portOf(f.Frontend) == l.port })
 	}
