@@ -7,6 +7,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/userspace/balance"
 )
 
 // A State is what the kernel must have for a Snapshot. It can follow the Snapshot
@@ -122,8 +123,8 @@ func (st *State) advance(prev, next *service.Snapshot, t *touched) {
 }
 
 func (st *State) add(p *service.Port, t *touched) {
-	if p.ID.Protocol == service.SCTP && len(p.Frontends) > 0 {
-		st.why[p.ID] = "the userspace proxy speaks TCP and UDP only; SCTP is refused"
+	if why := complaint(p); why != "" && len(p.Frontends) > 0 {
+		st.why[p.ID] = why
 	}
 	units := st.units(p)
 	if len(units) > 0 {
@@ -146,6 +147,17 @@ func (st *State) add(p *service.Port, t *touched) {
 		}
 		st.places[u.place] = slices.Insert(rivals, i, u)
 	}
+}
+
+// complaint says what of a Port is not served as told.
+func complaint(p *service.Port) string {
+	if p.ID.Protocol == service.SCTP {
+		return "the userspace proxy speaks TCP and UDP only; SCTP is refused"
+	}
+	if asked := p.Scheduling.Algorithm; asked != "" && !slices.Contains(balance.Algorithms(), asked) {
+		return "the userspace proxy has no scheduler " + asked + "; the default is used"
+	}
+	return ""
 }
 
 func (st *State) remove(u *unit, t *touched) {

@@ -187,37 +187,37 @@ func TestAudit(t *testing.T) {
 		}
 		want := string(b.state(t))
 		mark := d.cfg.routeMark()
-		for name, injure := range map[string]func() error{
-			"sets": func() error {
+		for _, injury := range []struct {
+			name string
+			do   func() error
+		}{
+			{"sets", func() error {
 				elems, err := b.kernel.Elements(t.Context(), "FLU4-VIP")
 				for _, e := range elems {
 					err = errors.Join(err, b.kernel.Tamper(kernel.DelElem{Set: "FLU4-VIP", Type: kernel.HashIPPort, Elem: e}))
 				}
 				return err
-			},
-			"routing rule": func() error {
+			}},
+			{"routing rule", func() error {
 				return b.kernel.Tamper(kernel.DelRule{Rule: kernel.Rule{Priority: rulePriority, Mark: mark, Mask: mark, Table: routeTable}})
-			},
-			"rules": func() error {
+			}},
+			{"rules", func() error { // last, since what was flushed of others is gone
 				b.tables.Flush(xt.IPv4, xt.Mangle)
 				return b.tables.AddForeign(xt.IPv4, xt.Mangle, "-A PREROUTING -j KUBE-MARK")
-			},
+			}},
 		} {
-			if err := injure(); err != nil {
+			if err := injury.do(); err != nil {
 				t.Fatal(err)
 			}
 			if string(b.state(t)) == want {
-				t.Fatalf("%s: not injured", name)
+				t.Fatalf("%s: not injured", injury.name)
 			}
 			r, err := d.Audit(t.Context())
 			if err != nil || !r.Repaired {
-				t.Errorf("%s: %+v, %v", name, r, err)
+				t.Errorf("%s: %+v, %v", injury.name, r, err)
 			}
-			if name == "rules" {
-				continue // what was flushed of others is gone
-			}
-			if got := string(b.state(t)); got != want {
-				t.Errorf("%s: not as before:\n%s", name, got)
+			if got := string(b.state(t)); got != want && injury.name != "rules" {
+				t.Errorf("%s: not as before:\n%s", injury.name, got)
 			}
 		}
 	}

@@ -39,12 +39,26 @@ func findUserspace(ctx context.Context, c engineConfig) (engine, error) {
 	cfg.Tables = userspaceTables()
 	noted := &notedKernel{Kernel: k, counted: func(int) {}}
 	e := &userspaceEngine{cfg: c, run: xt.NewExec(cfg), kernel: noted, linux: k, missing: missingFamilies(tools)}
+	if e.missing[service.IPv4] == nil {
+		e.missing[service.IPv4] = validMark(c.Root)
+	}
 	for f, err := range e.missing {
 		if err == nil {
 			e.missing[f] = userspace.Probe(ctx, k, e.run, service.Family(f))
 		}
 	}
 	return e, nil
+}
+
+// validMark refuses a node where the source of a packet is looked up with its mark:
+// ours says that everything is for the node, so every source would look like one of
+// its own (fib_validate_source in net/ipv4/fib_frontend.c).
+func validMark(root string) error {
+	const name = "/proc/sys/net/ipv4/conf/all/src_valid_mark"
+	if v, err := sysctl.Read(root, name); err == nil && v != "0" {
+		return fmt.Errorf("%s is %s, and has to be 0 in userspace mode", name, v)
+	}
+	return nil
 }
 
 func (e *userspaceEngine) unusable() [service.NumFamilies]error { return e.missing }

@@ -57,6 +57,11 @@ func Deviations(m Mode, lacks ...string) []Deviation {
 			Instead: noSCTP,
 			Told:    func(p *service.Port) bool { return p.ID.Protocol == service.SCTP && len(p.Frontends) > 0 },
 		}, {
+			Reason: "the proxy does not have the scheduler",
+			Told: func(p *service.Port) bool {
+				return p.ID.Protocol != service.SCTP && len(p.Frontends) > 0 && slices.Contains([]string{"lblc", "lblcr", "twos"}, p.Scheduling.Algorithm)
+			},
+		}, {
 			Reason:  "of the loopback addresses only 127.0.0.1 answers at node ports",
 			Instead: otherLoopback,
 		}, {
