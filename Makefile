@@ -4,6 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 BIN      = bin/fairlead
 KERNEL  ?= uml
+SOAK    ?= 10m
 
 .DEFAULT_GOAL := help
 
@@ -46,9 +47,15 @@ bench: build ## against kube-proxy of the same Kubernetes version, in one run (r
 bench-ipvs: build ## the same in the mode ipvs, on a kernel that has it (root; an hour)
 	$(GO) run ./e2e/bench -fairlead $(BIN) -mode ipvs $(BENCHFLAGS)
 
+bench-userspace: build ## the data path of the mode userspace, against HAProxy and the mode iptables (root; 6 minutes)
+	$(GO) run ./e2e/bench -fairlead $(BIN) -mode userspace $(BENCHFLAGS)
+
+soak: build ## does anything grow in the mode userspace, under load, while endpoints come and go? SOAK=10m (root)
+	$(GO) run ./e2e/bench -fairlead $(BIN) -mode userspace -soak $(SOAK) $(BENCHFLAGS)
+
 fuzz: ## a minute of each fuzz target
 	@for p in $$(grep -rl 'func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo check unit e2e lab test golden bench bench-ipvs fuzz
+.PHONY: help deps build demo check unit e2e lab test golden bench bench-ipvs bench-userspace soak fuzz

@@ -243,10 +243,14 @@ func (l *load) letGo(keep int) {
 }
 
 // keepLast closes all connections but those of the last endpoint, and waits until
-// IPVS has seen that.
+// IPVS, or the proxy, has seen that.
 func (l *load) keepLast(t *testing.T) {
 	t.Helper()
 	l.letGo(len(l.ends) - 1)
+	if l.b.mode == world.Userspace {
+		l.awaitClosed(t)
+		return
+	}
 	within(t, 5*time.Second, func() error {
 		for line := range strings.Lines(l.b.run(t, "ipvsadm -Ln -t "+l.dst.String())) {
 			words := strings.Fields(line) // -> 10.244.1.2:8101 Masq 1 ACTIVE INACTIVE
@@ -286,9 +290,13 @@ func minus(a, b []int) []int {
 }
 
 // server is what ipvsadm says of a virtual server: its scheduler and flags, and
-// then its destinations with their weights in order of their addresses.
+// then its destinations with their weights in order of their addresses. Without
+// IPVS there is nothing to say.
 func (b *bed) server(t *testing.T, addr netip.AddrPort) string {
 	t.Helper()
+	if !b.mode.IPVS() {
+		return ""
+	}
 	var dests []string
 	head := ""
 	for line := range strings.Lines(b.run(t, "ipvsadm -Sn")) {

@@ -55,11 +55,27 @@
 // are TCP ClusterIPs with as many endpoints each, and the API server has no etcd
 // behind it. Compare the columns, not the figures with those of another machine.
 //
+// With -mode userspace it is the data path that is compared, of fairlead's userspace
+// mode, HAProxy and fairlead's iptables mode, each in a network of its own that
+// arena.go draws. A load of package load runs on one after the other, round by round:
+// requests on connections that stay, a connection for each request, and bulk. CPU of
+// the whole path is that of this process, which is the clients and the endpoints, of
+// the proxy, and of the kernel's threads for packets; what is beyond that on the
+// machine is noted as other work. HAProxy's node has neither rules nor Services. The
+// column "tracked" is HAProxy on a node that tracks connections, as fairlead's have to.
+//
+// With -soak there is no comparison: userspace mode is under a moderate load while
+// endpoints come and go, and the run fails if goroutines, descriptors, memory,
+// connections or sessions grow, if something of the load fails, or if connections or
+// sessions are left when it is over.
+//
 // The files: objects.go makes the API objects, store.go keeps and changes them,
 // replay.go serves them; network.go is the picture above; proxy.go starts a
 // proxy, meter.go, cgroup.go and procfs.go watch what it costs; probe.go and
 // connect.go are the clients; measure.go is the order of events in a trial;
 // result.go and report.go are what comes out. For IPVS there are coldipvs.go,
 // restart.go, contents.go, tap.go and spy.go, which look at the kernel, and
-// reportipvs.go; guest.go runs all of it on another kernel.
+// reportipvs.go; guest.go runs all of it on another kernel. For userspace there are
+// arena.go, rivals.go, datapath.go and reportuserspace.go, and soak.go, soakload.go and
+// soakverdict.go.
 package main

@@ -43,12 +43,13 @@ type options struct {
 	fairlead    string // path; empty: build it
 	kubeProxy   string // path; empty: build it
 	output      string // of JSON; empty: none
+	userspaceOptions
 }
 
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs")
+	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs; or userspace, see there")
 	services := flags.String("n", "1000,2000,10000", "numbers of Services")
 	variants := flags.String("variants", "legacy,nft", "kinds of iptables")
 	proxies := flags.String("proxies", "kube-proxy,fairlead", "what to measure, also kube-proxy-100ms, in the order of their turns")
@@ -90,6 +91,7 @@ func (o *options) define(flags *flag.FlagSet) {
 	flags.StringVar(&o.fairlead, "fairlead", "", "path of fairlead; empty builds it")
 	flags.StringVar(&o.kubeProxy, "kube-proxy", "", "path of kube-proxy; empty builds it")
 	flags.StringVar(&o.output, "o", "", "file to write everything to, as JSON")
+	o.defineUserspace(flags)
 }
 
 func (o options) validate() error {
@@ -110,7 +112,7 @@ func (o options) validate() error {
 	if o.endpoints < 1 || o.endpoints > maxEndpoints {
 		errs = append(errs, fmt.Errorf("-endpoints: %d is not between 1 and %d", o.endpoints, maxEndpoints))
 	}
-	return errors.Join(append(errs, o.validateMode(), o.validateKernel())...)
+	return errors.Join(append(errs, o.validateMode(), o.validateKernel(), o.validateUserspace())...)
 }
 
 func main() {
@@ -133,6 +135,9 @@ func main() {
 
 // run measures, and reports what there is even if it was cut short.
 func run(ctx context.Context, o options, log *slog.Logger) error {
+	if o.mode == modeUserspace {
+		return runUserspace(ctx, o, log)
+	}
 	k, err := o.elsewhere(ctx)
 	if err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// mode is what both proxies are told with --proxy-mode.
+// mode is what both proxies are told with --proxy-mode, or modeUserspace.
 type mode string
 
 const (
@@ -28,11 +28,17 @@ func (m mode) defaults(quick bool) map[string]string {
 			"cold-timeout": "15m", "flip-timeout": "4m",
 		}
 	}
+	if m == modeUserspace {
+		d["rounds"], d["variants"] = "3", "nft"
+	}
 	if quick {
 		d["rounds"], d["flips"], d["churn"], d["idle"], d["connects"] = "1", "4", "6s", "2s", "500"
 	}
 	if quick && m == modeIPVS {
 		d["n"], d["flips"], d["churn"] = "100", "2", "0s"
+	}
+	if quick && m == modeUserspace {
+		d["load"] = "300ms"
 	}
 	return d
 }
@@ -54,12 +60,14 @@ func (o options) validateMode() error {
 	var errs []error
 	switch o.mode {
 	case modeIptables:
+	case modeUserspace:
+		return nil
 	case modeIPVS:
 		if o.churn == 0 {
 			return errors.Join(errs...)
 		}
 	default:
-		errs = append(errs, fmt.Errorf("-mode: %q is neither iptables nor ipvs", o.mode))
+		errs = append(errs, fmt.Errorf("-mode: %q is neither iptables nor ipvs nor userspace", o.mode))
 	}
 	if o.churn < churnProbe {
 		errs = append(errs, fmt.Errorf("-churn must be at least %v", churnProbe))
