@@ -13,10 +13,11 @@ import (
 // A Config says how to put Snapshots in force. The zero Config is not valid: use
 // [DefaultConfig].
 type Config struct {
-	// MasqueradeBit is the bit of the packet mark, 0 to 31, that sockets of the
-	// proxy have: what they send is never caught again. kube-proxy's default is
-	// 14, the mark 0x4000, which no rule of this dataplane masquerades.
-	MasqueradeBit int
+	// SocketBit is the bit of the packet mark, 0 to 31, that sockets of the proxy
+	// have: what they send is never caught again. The default is 13, the mark
+	// 0x2000. It must not be 14, of which rules that kube-proxy or an old kubelet
+	// left behind say that it asks for masquerading.
+	SocketBit int
 	// RouteBit is the bit that routes a packet to the node. The default is 15, the
 	// mark 0x8000.
 	RouteBit int
@@ -39,9 +40,9 @@ type Ports [service.NumOrigins]uint16
 // DefaultPorts are next to those of Kubernetes' own components.
 func DefaultPorts() Ports { return Ports{10265, 10266, 10267} }
 
-// DefaultConfig returns kube-proxy's defaults.
+// DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{MasqueradeBit: 14, RouteBit: 15, Ports: DefaultPorts()}
+	return Config{SocketBit: 13, RouteBit: 15, Ports: DefaultPorts()}
 }
 
 // Validate reports every problem of c.
@@ -50,13 +51,13 @@ func (c Config) Validate() error {
 	fail := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("userspace.%s: "+format, append([]any{field}, args...)...))
 	}
-	for field, bit := range map[string]int{"masqueradeBit": c.MasqueradeBit, "routeBit": c.RouteBit} {
+	for field, bit := range map[string]int{"socketBit": c.SocketBit, "routeBit": c.RouteBit} {
 		if bit < 0 || bit > 31 {
 			fail(field, "%d is not between 0 and 31", bit)
 		}
 	}
-	if c.MasqueradeBit == c.RouteBit {
-		fail("routeBit", "%d is the masquerade bit too", c.RouteBit)
+	if c.SocketBit == c.RouteBit {
+		fail("routeBit", "%d is the socket bit too", c.RouteBit)
 	}
 	for i, p := range c.Ports {
 		if p == 0 || slices.Contains(c.Ports[:i], p) {
@@ -77,7 +78,7 @@ func (c Config) families() []service.Family {
 func (c Config) serves(f service.Family) bool { return slices.Contains(c.families(), f) }
 
 // SocketMark is the mark of the proxy's own sockets.
-func (c Config) SocketMark() uint32 { return 1 << c.MasqueradeBit }
+func (c Config) SocketMark() uint32 { return 1 << c.SocketBit }
 
 func (c Config) routeMark() uint32 { return 1 << c.RouteBit }
 

@@ -47,7 +47,7 @@
 //
 // If the caller and the endpoint are reached by the same device, answers would not
 // pass this node: pods on one bridge, or both on other nodes. Then the endpoint sees
-// the node's address. The proxy's own packets have the mark 0x4000, and are never
+// the node's address. The proxy's own packets have the mark 0x2000, and are never
 // caught again: an endpoint may be a Service's address.
 //
 // # What is lost

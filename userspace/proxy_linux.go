@@ -238,7 +238,7 @@ func (p *Proxy) change(c PortChange, now time.Time) []leave {
 	}
 	for _, ep := range c.Old.Departing {
 		if !holds(c.New.Serving, ep.Addr) && !holds(c.New.Departing, ep.Addr) {
-			p.cutLater(s, ep.Addr)
+			p.cutLater(s, ep.Addr, now)
 		}
 	}
 	return nil
@@ -255,21 +255,23 @@ func (p *Proxy) balanceConfig(id service.PortID) balance.Config {
 
 // cutLater resets the connections of an endpoint whose pod is no more, after a
 // grace.
-func (p *Proxy) cutLater(s *portState, endpoint netip.AddrPort) {
+func (p *Proxy) cutLater(s *portState, endpoint netip.AddrPort, departed time.Time) {
 	p.timers.Go(func() {
 		select {
 		case <-p.stopped:
 		case <-time.After(departedGrace):
-			s.cut(endpoint)
+			s.cut(endpoint, departed)
 		}
 	})
 }
 
-func (s *portState) cut(endpoint netip.AddrPort) {
+func (s *portState) cut(endpoint netip.AddrPort, departed time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for j := range s.journeys[endpoint] {
-		j.handle.Abort()
+		if j.begun.Before(departed) {
+			j.handle.Abort()
+		}
 	}
 }
 
@@ -279,7 +281,7 @@ func (p *Proxy) Accepted(client, at netip.AddrPort, origin service.Origin) relay
 	if c == nil {
 		return nil // the rules have changed meanwhile
 	}
-	return &journey{call: *c}
+	return &journey{call: *c, begun: time.Now()}
 }
 
 // A call is what somebody wants of a Port, on its way to an endpoint.
@@ -319,6 +321,7 @@ func (c *call) next() (ok bool) {
 // A journey is a TCP connection.
 type journey struct {
 	call
+	begun  time.Time
 	handle relay.Handle
 }
 

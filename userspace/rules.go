@@ -113,7 +113,7 @@ func (fam *family) preRouting() []xt.Rule {
 	rules := []xt.Rule{
 		// Somebody translates this connection: it was made before we came.
 		rule(xt.Return{}, isDNAT),
-		rule(xt.Goto{Chain: chainOurs}, isTCP, xt.ToSocket{}),
+		rule(xt.Goto{Chain: chainOurs}, isTCP, xt.TCPSyn{Not: true}, xt.ToSocket{}),
 		fam.strangers(),
 	}
 	near := fam.near()

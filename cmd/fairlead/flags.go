@@ -103,7 +103,7 @@ func (f *flags) addIptables(fs *pflag.FlagSet) {
 }
 
 func (f *flags) addMasqueradeBit(fs *pflag.FlagSet) {
-	fs.IntVar(&f.MasqueradeBit, "iptables-masquerade-bit", 14, "bit of the packet mark that asks for masquerading, 0 to 31, in every mode")
+	fs.IntVar(&f.MasqueradeBit, "iptables-masquerade-bit", 14, "bit of the packet mark that asks for masquerading, 0 to 31, where the kernel translates")
 }
 
 func (f *flags) addServers(fs *pflag.FlagSet) {

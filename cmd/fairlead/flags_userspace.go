@@ -67,9 +67,5 @@ func (f *flags) userspace(fail failFunc) userspace.ProxyConfig {
 	if v.MaxSessions < 1 {
 		fail("userspace-max-udp-sessions", "must be above 0, is %d", v.MaxSessions)
 	}
-	if c.RouteBit == f.MasqueradeBit {
-		c.RouteBit = c.MasqueradeBit // which is free, then
-	}
-	c.MasqueradeBit = f.MasqueradeBit
 	return c
 }

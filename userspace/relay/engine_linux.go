@@ -119,6 +119,11 @@ func (e *Engine) openListener(addr netip.AddrPort) (int32, netip.AddrPort, error
 	}
 	options := append(streamOptions(), option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	options = append(options, e.keepAlive...)
+	for _, o := range e.upstream {
+		if o.name == "SO_MARK" {
+			options = append(options, o)
+		}
+	}
 	if addr.Addr().Is6() {
 		options = append(options, option{"IPV6_V6ONLY", unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
 	}
