@@ -137,12 +137,13 @@ func (fam *family) preRouting() []xt.Rule {
 }
 
 // catch hands packets to the socket for one origin. The middle of a connection that
-// no socket has is sent to the node, which resets it.
+// no socket has is sent to the node, which resets it. A SYN is a beginning whatever
+// is remembered of its port: the one who listens decides about it.
 func (fam *family) catch(o service.Origin) []xt.Rule {
 	to := xt.TProxy{On: fam.cfg.Listen(fam.f, o), MarkBits: fam.cfg.routeMark()}
 	return []xt.Rule{
-		rule(xt.OrMark{Bits: fam.cfg.routeMark()}, isTCP, notNew),
-		rule(to, isTCP, isNew),
+		rule(xt.OrMark{Bits: fam.cfg.routeMark()}, isTCP, xt.TCPSyn{Not: true}, notNew),
+		rule(to, isTCP),
 		rule(to, xt.Proto{Protocol: xt.UDP}),
 	}
 }
