@@ -113,10 +113,10 @@ func runInLab(t *testing.T, programs []labProgram) {
 	}
 	rounds := make(chan labRound)
 	var wg sync.WaitGroup
-	for range 2 {
+	for i := range 2 {
 		wg.Go(func() {
 			for r := range rounds {
-				t.Run(r.name, func(t *testing.T) { r.run(t, programs[:r.programs]) })
+				t.Run(r.name, func(t *testing.T) { r.run(t, programs[:r.programs], 1+i) })
 			}
 		})
 	}
@@ -127,7 +127,7 @@ func runInLab(t *testing.T, programs []labProgram) {
 	wg.Wait()
 }
 
-func (r labRound) run(t *testing.T, programs []labProgram) {
+func (r labRound) run(t *testing.T, programs []labProgram, cpu int) {
 	k, err := lab.Find(t.Context(), r.kernel)
 	if errors.Is(err, lab.ErrNoneNewer) {
 		t.Skip(err)
@@ -145,7 +145,7 @@ func (r labRound) run(t *testing.T, programs []labProgram) {
 			run := func(s *labScore, tests, not, parallel string) (int, error) {
 				return k.Run(t.Context(), lab.Job{
 					Path: p.path, Args: p.args(t, tests, not, parallel), Env: p.env, Dir: p.dir, Share: p.share,
-					Timeout: timeLeft(t), Memory: 3072, Output: s,
+					Timeout: timeLeft(t), Memory: 3072, CPU: cpu, Output: s,
 				})
 			}
 			code, err := run(s, r.tests, r.not, labParallel)

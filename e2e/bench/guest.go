@@ -95,7 +95,7 @@ func runElsewhere(ctx context.Context, o options, k *lab.Kernel, log *slog.Logge
 	log.Info("starting", "kernel", k.Name, "release", k.Release(), "memory_mib", o.memory)
 	code, err := k.Run(ctx, lab.Job{
 		Path: self, Args: args, Share: paths, Env: []string{guestEnv + "=1", "HOME=/tmp"},
-		Memory: o.memory, Timeout: o.limit(), Output: out,
+		Memory: o.memory, CPU: 1, Timeout: o.limit(), Output: out,
 	})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("the bench in the guest ended with code %d", code)

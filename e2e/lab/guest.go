@@ -73,15 +73,16 @@ type process struct {
 	err  error         // valid once done is closed
 }
 
-// start starts a program. All that its settings leave open is taken care of.
-func start(cmd *exec.Cmd) (*process, error) {
+// start starts a program on a CPU; see stayOn. All that its settings leave open is
+// taken care of.
+func start(cmd *exec.Cmd, cpu int) (*process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
 	cmd.WaitDelay = time.Second
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
-	go p.run(started)
+	go p.run(cpu, started)
 	if err := <-started; err != nil {
 		return nil, err
 	}
@@ -90,11 +91,15 @@ func start(cmd *exec.Cmd) (*process, error) {
 
 // run keeps the thread that has started the program: its end is what Pdeathsig
 // is about.
-func (p *process) run(started chan<- error) {
+func (p *process) run(cpu int, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(p.done)
-	err := p.cmd.Start()
+	restore, err := stayOn(cpu)
+	if err == nil {
+		defer restore()
+		err = p.cmd.Start()
+	}
 	started <- err
 	if err == nil {
 		p.err = p.cmd.Wait()

@@ -46,6 +46,10 @@ type Job struct {
 	Timeout time.Duration
 	// Memory of the guest in MiB; what it writes to files takes from it too. 0 means 2048.
 	Memory int
+	// CPU is the one of the host that a guest with one CPU stays on, counted from 1;
+	// it is three times as fast there. Guests at the same time should have
+	// different ones. 0 leaves it to the host. QEMU takes no notice.
+	CPU int
 	// Output gets both output streams of the program, a line per Write; nil
 	// discards them. The program must have ended its last line to have it seen.
 	Output io.Writer

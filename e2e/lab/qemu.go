@@ -56,7 +56,7 @@ func (q *qemu) boot(ctx context.Context, b *box, l *lines) (*guest, error) {
 	cmd := exec.Command("qemu-system-x86_64", q.args(b, initrd)...)
 	cmd.Stdout, cmd.Stderr = l.console, l.console
 	cmd.ExtraFiles = []*os.File{l.output.there, l.result.there}
-	main, err := start(cmd)
+	main, err := start(cmd, 0)
 	if err != nil {
 		return nil, errors.Join(err, files.end())
 	}
@@ -112,7 +112,7 @@ func (f fileServer) start(ctx context.Context, b *box) (*process, error) {
 	var says console
 	cmd := exec.Command(f.path, args...)
 	cmd.Stdout, cmd.Stderr = &says, &says
-	p, err := start(cmd)
+	p, err := start(cmd, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func bootUML(ctx context.Context, b *box, l *lines) (*guest, error) {
 	cmd.Env = []string{"LD_PRELOAD=" + shim, "PATH=" + os.Getenv("PATH"), "HOME=/", "TMPDIR=" + memoryDir(b)}
 	cmd.Stdout, cmd.Stderr = l.console, l.console
 	cmd.ExtraFiles = []*os.File{l.output.there, l.result.there}
-	p, err := start(cmd)
+	p, err := start(cmd, b.job.CPU)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func main() {
 func run(args []string) (int, error) {
 	flags := flag.NewFlagSet("shell", flag.ExitOnError)
 	name := flags.String("kernel", "uml", "`name` of the kernel: "+strings.Join(lab.Names(), ", "))
-	j := lab.Job{Path: "/bin/bash", Output: os.Stdout}
+	j := lab.Job{Path: "/bin/bash", CPU: 1, Output: os.Stdout}
 	flags.IntVar(&j.Memory, "memory", 2048, "of the guest, in `MiB`")
 	flags.DurationVar(&j.Timeout, "timeout", 0, "after which the guest is ended; 0 is never")
 	flags.Func("share", "a `path` below /tmp, /var/tmp or /run that the guest is to see; may be repeated", func(p string) error {
