@@ -89,7 +89,9 @@ func (b *bed) dialAll(t *testing.T, n int) []*netns.Conn {
 		if i%5 == 4 {
 			from = b.Client
 		}
-		c, r := from.Dial(t.Context(), netns.Request{Proto: netns.TCP, Dst: at, Timeout: 5 * time.Second})
+		// A port that the kernel gives nobody: IPVS knows an answer by the endpoint and
+		// the client only, and takes it for one of the younger of two connections.
+		c, r := from.Dial(t.Context(), netns.Request{Proto: netns.TCP, Dst: at, SrcPort: uint16(20000 + i), Timeout: 5 * time.Second})
 		if c == nil {
 			t.Fatalf("connection %d, from %s to %v: %v", i, from.Name(), at, r)
 		}

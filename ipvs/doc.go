@@ -64,9 +64,9 @@
 //
 // # What stays impossible
 //
-// A client that calls an endpoint directly and by its Service, from one and the
-// same port at the same time, confuses IPVS, which knows replies by the endpoint
-// and the client only (kubernetes issue 90042). Affinity lasts two to three minutes
+// A client that calls an endpoint directly and by its Service, or by two Services,
+// from one and the same port at the same time, confuses IPVS, which knows replies by
+// the endpoint and the client only (kubernetes issue 90042). Affinity lasts two to three minutes
 // at least, as long as closed connections are remembered. Node ports do not answer
 // at 127.0.0.1: packets from there do not leave the node. Single flows cannot be
 // deleted by user space. Network policies that hook FORWARD do not see requests to
