@@ -225,10 +225,6 @@ func (d *Dataplane) Cleanup(ctx context.Context) error {
 
 // remains returns the ops that remove what is left of us.
 func (d *Dataplane) remains(ctx context.Context) ([]kernel.Op, error) {
-	servers, err := d.kernel.Servers(ctx)
-	if err != nil {
-		return nil, err
-	}
 	dev, err := d.kernel.Device(ctx, deviceName)
 	if err != nil {
 		return nil, err
@@ -247,8 +243,13 @@ func (d *Dataplane) remains(ctx context.Context) ([]kernel.Op, error) {
 			last = append(last, kernel.DelSet{Name: s.Name})
 		}
 	}
-	for key, a := range h.units {
-		if servers[key] != nil && a.in&inOwn != 0 {
+	owned := h.owned()
+	servers, err := d.servers(ctx, owned)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range owned {
+		if servers[key] != nil {
 			ops = append(ops, kernel.DelServer{Key: key})
 		}
 	}

@@ -450,7 +450,7 @@ func (d *Dataplane) poll(ctx context.Context, keys []kernel.ServerKey, total *se
 
 func (d *Dataplane) observe(ctx context.Context, keys []kernel.ServerKey) (map[kernel.ServerKey]*kernel.ServerState, error) {
 	if len(keys) > checkAtOnce {
-		return d.kernel.Servers(ctx)
+		return d.servers(ctx, keys)
 	}
 	out := make(map[kernel.ServerKey]*kernel.ServerState, len(keys))
 	for _, key := range keys {

@@ -113,7 +113,7 @@ func (d *Dataplane) read(ctx context.Context) error {
 			return fmt.Errorf("ipvs: read sets: %w", err)
 		}
 	}
-	servers, err := d.kernel.Servers(ctx)
+	servers, err := d.servers(ctx, h.owned())
 	if err != nil {
 		return fmt.Errorf("ipvs: read virtual servers: %w", err)
 	}
@@ -131,6 +131,42 @@ func (d *Dataplane) read(ctx context.Context) error {
 	}
 	d.have = h
 	return nil
+}
+
+// servers reads every virtual server, and makes sure of those that should be among
+// them. The kernel lists the servers of all network namespaces by their number: if
+// somebody removes one in another namespace between two pages, one of ours is left
+// out (ip_vs_genl_dump_services of ip_vs_ctl.c). What was left out would be taken
+// for gone, and stay for ever.
+func (d *Dataplane) servers(ctx context.Context, among []kernel.ServerKey) (map[kernel.ServerKey]*kernel.ServerState, error) {
+	all, err := d.kernel.Servers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range among {
+		if all[key] != nil {
+			continue
+		}
+		one, err := d.kernel.Server(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if one != nil {
+			all[key] = one
+		}
+	}
+	return all, nil
+}
+
+// owned returns what is said to have a virtual server of ours.
+func (h *have) owned() []kernel.ServerKey {
+	var out []kernel.ServerKey
+	for key, a := range h.units {
+		if a.in&inOwn != 0 {
+			out = append(out, key)
+		}
+	}
+	return out
 }
 
 func (d *Dataplane) readSets(ctx context.Context, f service.Family, h *have) error {
