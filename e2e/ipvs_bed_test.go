@@ -172,7 +172,7 @@ func (b *bed) saveSets(t *testing.T, mine, others *section) {
 // saveServers lists virtual servers with their destinations.
 func (b *bed) saveServers(t *testing.T, mine, others *section) {
 	t.Helper()
-	for _, line := range sortLines(b.run(t, "ipvsadm -Sn")) {
+	for _, line := range b.listServers(t) {
 		words := strings.Fields(line) // -A -t 10.96.0.1:80 -s rr, or -a with -r and -w
 		proto := map[string]string{"-t": "tcp", "-u": "udp", "--sctp-service": "sctp"}[words[1]]
 		into := others
@@ -181,6 +181,22 @@ func (b *bed) saveServers(t *testing.T, mine, others *section) {
 		}
 		into.add("server "+words[1]+" "+words[2], line)
 	}
+}
+
+// listServers returns what "ipvsadm -Sn" prints, sorted. While servers are removed in
+// other network namespaces the kernel leaves some out, or shows some twice: so it
+// asks until three listings in a row have nothing new.
+func (b *bed) listServers(t *testing.T) []string {
+	t.Helper()
+	all := make(map[string]bool)
+	for known := 0; known < 3; known++ {
+		for line := range strings.Lines(b.run(t, "ipvsadm -Sn")) {
+			if !all[line] {
+				all[line], known = true, -1
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // saveDevice lists the device: fairlead's are all addresses on it that are where
