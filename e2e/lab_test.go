@@ -34,8 +34,8 @@ const longTests = "^TestIPVSFlows$"
 // through it. They are played with nf_tables, which user-mode Linux does not have.
 //
 // The case none-vip-undefined-port should be among them. On Linux 6.12 the owners of
-// its IPv6 addresses do not answer, not even of one that no Service has; why is not
-// known yet.
+// its IPv6 addresses did not answer in two of three runs, not even of one that no
+// Service has; why is not known yet.
 func slowTests() string {
 	cases := []string{
 		"affinity-default", "affinity-udp", "hairpin-only-endpoint", "hairpin-node-port-local",
