@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -47,7 +46,6 @@ type Dataplane struct {
 	dirty []member            // what the kernel refused
 
 	verifying bool // what is written is a repair
-	suspect   atomic.Bool
 }
 
 // New returns a Dataplane that has not touched the kernel yet.
@@ -60,9 +58,6 @@ func New(cfg Config, k kernel.Kernel, run xt.Runner, s Server) (*Dataplane, erro
 	}
 	return &Dataplane{cfg: cfg, kernel: k, rules: xt.NewKeeper(run), server: s, log: cfg.Log}, nil
 }
-
-// Suspect has the next Audit read everything. It may be called from any goroutine.
-func (d *Dataplane) Suspect() { d.suspect.Store(true) }
 
 // Sync implements [service.Dataplane]. The proxy is told first, so that it serves
 // what packets are sent to it for.
@@ -233,7 +228,6 @@ func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 	if d.last == nil {
 		return service.Report{}, nil
 	}
-	d.suspect.Store(false)
 	d.verifying = true
 	defer func() { d.verifying = false }()
 	return d.resync(ctx)

@@ -17,8 +17,8 @@ import (
 
 const planUsage = `fairlead plan prints what manifests ask for: as input for iptables-restore
 --noflush, or with --dataplane=ipvs as a list of virtual servers, sets, addresses
-and rules, or with --dataplane=userspace of what the proxy serves, sets and rules. It needs neither root nor a cluster, and the same
-input gives the same output on every machine: the node it plans for is the one
+and rules, or with --dataplane=userspace of what the proxy serves, sets and rules.
+It needs neither root nor a cluster, and the same input gives the same output on every machine: the node it plans for is the one
 that the flags, or a Node among the manifests, describe. Without
 --hostname-override no endpoint is on it.
 

@@ -89,7 +89,6 @@ func (e *userspaceEngine) watch(ctx context.Context, audit func()) error {
 	go func() {
 		watched <- userspace.Watch(inner, e.linux, func() {
 			if !e.kernel.changing() {
-				e.plane.Suspect()
 				audit()
 			}
 		})
