@@ -171,8 +171,13 @@ func (fam *family) sent() []xt.Rule {
 	}
 }
 
+// input lets what has the routing mark go first: a socket of ours was found for it.
 func (fam *family) input() []xt.Rule {
-	return append([]xt.Rule{rule(xt.Accept{}, isTCP, fam.in(setHealth))}, fam.refuse()...)
+	mark := fam.cfg.routeMark()
+	return append([]xt.Rule{
+		rule(xt.Return{}, xt.MarkIs{Value: mark, Mask: mark}),
+		rule(xt.Accept{}, isTCP, fam.in(setHealth)),
+	}, fam.refuse()...)
 }
 
 func (fam *family) forward() []xt.Rule { return append(fam.refuse(), fam.undeclared()) }

@@ -43,7 +43,7 @@ func pathRows() []pathRow {
 }
 
 // rivalNames are what fairlead's userspace mode is compared with, in this order.
-func rivalNames() []string { return []string{haproxyName, trackedName, iptablesName} }
+func rivalNames() []string { return []string{haproxyName, trackedName, transparentName, iptablesName} }
 
 // values are those of all rounds.
 func (r pathRow) values(samples []sample, s scenario, rival string) []float64 {

@@ -19,10 +19,11 @@ import (
 
 // Names of what is compared on the data path.
 const (
-	userspaceName = "fairlead userspace"
-	haproxyName   = "HAProxy"
-	trackedName   = "HAProxy, tracked"
-	iptablesName  = "fairlead iptables"
+	userspaceName   = "fairlead userspace"
+	haproxyName     = "HAProxy"
+	trackedName     = "HAProxy, tracked"
+	transparentName = "HAProxy, transparent"
+	iptablesName    = "fairlead iptables"
 )
 
 // rival is a way for packets to get from a client to an endpoint.
@@ -95,6 +96,7 @@ func rivals(ctx context.Context, o options, dir string) ([]*rival, error) {
 		{name: userspaceName, program: fairlead, start: startServices("userspace")},
 		{name: haproxyName, program: haproxy, start: startHAProxy, own: true},
 		{name: trackedName, program: haproxy, start: startTracked, own: true},
+		{name: transparentName, program: haproxy, start: startTransparent, own: true},
 		{name: iptablesName, program: fairlead, start: startServices("iptables")},
 	}, nil
 }
@@ -124,7 +126,8 @@ func startServices(mode string) func(context.Context, *arena, string) error {
 
 // haproxyConfig is HAProxy at its defaults, with a thread for each CPU as fairlead
 // has, and with splice. The pipes are as large as fairlead's.
-func haproxyConfig(pods []netip.Addr) string {
+// Servers may have more said about them.
+func haproxyConfig(pods []netip.Addr, more string) string {
 	var b strings.Builder
 	b.WriteString(`global
   maxconn 4000
@@ -143,7 +146,7 @@ defaults
 		for _, p := range loadPorts() {
 			fmt.Fprintf(&b, "listen %s-%d\n  bind %s:%d\n", p.name, n, externalIP(n), p.number)
 			for i, pod := range pods[:n] {
-				fmt.Fprintf(&b, "  server s%d %s:%d\n", i, pod, p.number)
+				fmt.Fprintf(&b, "  server s%d %s:%d%s\n", i, pod, p.number, more)
 			}
 		}
 	}
@@ -151,13 +154,17 @@ defaults
 }
 
 func startHAProxy(ctx context.Context, a *arena, program string) error {
+	return startWith(ctx, a, program, "")
+}
+
+func startWith(ctx context.Context, a *arena, program, more string) error {
 	for _, n := range []int{1, arenaPods} {
 		if err := a.node.AddAddr("lo", netip.PrefixFrom(externalIP(n), 32)); err != nil {
 			return err
 		}
 	}
 	file := filepath.Join(a.dir, "haproxy.cfg")
-	if err := os.WriteFile(file, []byte(haproxyConfig(a.podAddrs(arenaPods))), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(haproxyConfig(a.podAddrs(arenaPods), more)), 0o644); err != nil {
 		return err
 	}
 	return a.start(ctx, program, "-db", "-f", file)
@@ -171,6 +178,22 @@ func startTracked(ctx context.Context, a *arena, program string) error {
 		return err
 	}
 	return startHAProxy(ctx, a, program)
+}
+
+// startTransparent is HAProxy that calls endpoints from the address of its client, as
+// fairlead does for pods, with the rules its manual gives to have the answers come back.
+func startTransparent(ctx context.Context, a *arena, program string) error {
+	for _, command := range [][]string{
+		{nft.multi(), "iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"},
+		{nft.multi(), "iptables", "-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "-m", "socket", "--transparent", "-j", "MARK", "--set-mark", "1"},
+		{"ip", "rule", "add", "fwmark", "1", "lookup", "100"},
+		{"ip", "route", "add", "local", "default", "dev", "lo", "table", "100"},
+	} {
+		if _, err := a.node.Output(ctx, command[0], command[1:]...); err != nil {
+			return err
+		}
+	}
+	return startWith(ctx, a, program, " source 0.0.0.0 usesrc clientip")
 }
 
 // enter builds the rival's arena, starts it, and waits until everything answers.

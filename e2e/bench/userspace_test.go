@@ -106,7 +106,7 @@ func TestArenaService(t *testing.T) {
 
 func TestHAProxyConfig(t *testing.T) {
 	got := haproxyConfig([]netip.Addr{netip.MustParseAddr("10.244.1.3"), netip.MustParseAddr("10.244.1.4"),
-		netip.MustParseAddr("10.244.1.5"), netip.MustParseAddr("10.244.1.6")})
+		netip.MustParseAddr("10.244.1.5"), netip.MustParseAddr("10.244.1.6")}, "")
 	for want, times := range map[string]int{
 		"listen bulk-4\n  bind 203.0.113.14:8082\n  server s0 10.244.1.3:8082\n": 1,
 		"option splice-": 3, "\n  bind ": 6, "\n  server ": 15,

@@ -59,6 +59,7 @@ type conn struct {
 	gen      uint32
 	place    int32 // in the worker's deadlines, or below zero
 	tries    uint16
+	spoken   bool   // the client had sent something when it was accepted
 	probed   bool   // the socket to the endpoint has keep-alive
 	idle     uint32 // sweeps in which nothing has moved
 	mark     uint64 // what had moved at the last sweep

@@ -33,7 +33,7 @@ func (w *worker) begin(l *listener, fd int32, from netip.AddrPort) {
 	}
 	w.count.accepted.Add(1)
 	c := w.newConn(fd)
-	c.journey = journey
+	c.journey, c.spoken = journey, spoken(fd)
 	if !w.attempt(c) {
 		return
 	}
@@ -61,7 +61,7 @@ func (w *worker) attempt(c *conn) bool {
 		if c.tries++; c.tries > 1 {
 			w.count.retries.Add(1)
 		}
-		fd, err := w.dial(&t)
+		fd, err := w.dial(c, &t)
 		if err == 0 {
 			c.side[endpoint] = side{fd: fd}
 			if err = watch(w.epoll, fd, c.tag(endpoint)); err == 0 {
@@ -155,20 +155,20 @@ func (w *worker) patience(now time.Duration) time.Duration {
 }
 
 // dial opens a socket and begins to connect.
-func (w *worker) dial(t *Target) (int32, unix.Errno) {
+func (w *worker) dial(c *conn, t *Target) (int32, unix.Errno) {
 	if !t.Source.IsValid() || t.Source.Port() == 0 {
-		return w.dialFrom(t, 0)
+		return w.dialFrom(c, t, 0)
 	}
-	fd, err := w.dialFrom(t, t.Source.Port())
+	fd, err := w.dialFrom(c, t, t.Source.Port())
 	if err == unix.EADDRINUSE || err == unix.EADDRNOTAVAIL {
-		return w.dialFrom(t, 0)
+		return w.dialFrom(c, t, 0)
 	}
 	return fd, err
 }
 
 // dialFrom connects from the address of t.Source, if there is one, and from port,
 // unless that is zero.
-func (w *worker) dialFrom(t *Target, port uint16) (int32, unix.Errno) {
+func (w *worker) dialFrom(c *conn, t *Target, port uint16) (int32, unix.Errno) {
 	addr := t.Addr.Addr().Unmap()
 	fd, err := openSocket(addr)
 	if err != 0 {
@@ -178,6 +178,10 @@ func (w *worker) dialFrom(t *Target, port uint16) (int32, unix.Errno) {
 		if err = setOption(fd, o.level, o.opt, o.value); err != 0 {
 			break
 		}
+	}
+	if err == 0 && c.spoken {
+		o := laterAck()
+		err = setOption(fd, o.level, o.opt, o.value)
 	}
 	if err == 0 && t.Source.IsValid() {
 		err = w.bindTo(fd, netip.AddrPortFrom(t.Source.Addr().Unmap(), port))

@@ -73,8 +73,11 @@ func (w *worker) move(f *flow, src, dst *side, i int) unix.Errno {
 	}
 	f.moved += uint64(n)
 	w.count.moved[i].Add(uint64(n))
-	p := w.scratch[:n]
-	m, err := send(dst.fd, p)
+	p, write := w.scratch[:n], send
+	if src.eof {
+		write = sendLast
+	}
+	m, err := write(dst.fd, p)
 	if err != 0 && err != unix.EAGAIN && err != unix.EINTR {
 		return err
 	}

@@ -116,6 +116,12 @@ func streamOptions() []option {
 	}
 }
 
+// laterAck has the kernel acknowledge the answer to its SYN together with the first
+// data, which spares a packet if there is data to send (tcp_rcv_synsent_state_process).
+// If there were none, those who wait for the endpoint to speak first would wait for
+// a delayed acknowledgement, 40 ms.
+func laterAck() option { return option{"TCP_QUICKACK", unix.SOL_TCP, unix.TCP_QUICKACK, 0} }
+
 // keepAliveOptions are those of listeners, for their connections, and of sockets to
 // endpoints once they have been open for a while: most never are.
 func keepAliveOptions(after time.Duration) []option {
@@ -159,8 +165,21 @@ func receive(fd int32, p []byte) (int, unix.Errno) {
 	return int(n), 0
 }
 
-func send(fd int32, p []byte) (int, unix.Errno) {
-	n, _, err := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL, 0, 0)
+// spoken reports whether there is something to read, without reading it.
+func spoken(fd int32) bool {
+	var one [1]byte
+	n, _, err := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&one)), 1, unix.MSG_PEEK, 0, 0)
+	return err == 0 && n > 0
+}
+
+func send(fd int32, p []byte) (int, unix.Errno) { return sendFlags(fd, p, 0) }
+
+// sendLast is send of what the end of the stream follows at once: the kernel waits
+// for it, so that it goes out in the same segment.
+func sendLast(fd int32, p []byte) (int, unix.Errno) { return sendFlags(fd, p, unix.MSG_MORE) }
+
+func sendFlags(fd int32, p []byte, flags uintptr) (int, unix.Errno) {
+	n, _, err := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL|flags, 0, 0)
 	if err != 0 {
 		return 0, err
 	}
