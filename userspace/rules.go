@@ -10,6 +10,7 @@ import (
 const (
 	chainPre     = "FL-PREROUTING"
 	chainOurs    = "FL-OURS"    // packets of a connection that a socket of ours has
+	chainReply   = "FL-REPLY"   // answers to what the node has begun
 	chainAgain   = "FL-AGAIN"   // what the node sends to us
 	chainPod     = "FL-POD"     // callers on this node, from FL-PREROUTING
 	chainHost    = "FL-HOST"    // the node itself
@@ -45,6 +46,7 @@ func rules(cfg Config, pods service.Detector, f xt.Family) *xt.Ruleset {
 	r := &xt.Ruleset{Family: f, Hooks: hooks(), Chains: map[xt.ChainRef][]xt.Rule{
 		{Table: xt.Mangle, Name: chainPre}:     fam.preRouting(),
 		{Table: xt.Mangle, Name: chainOurs}:    {rule(xt.OrMark{Bits: cfg.routeMark()})},
+		{Table: xt.Mangle, Name: chainReply}:   {rule(xt.Goto{Chain: chainOurs}, xt.ToSocket{})},
 		{Table: xt.Mangle, Name: chainAgain}:   {rule(xt.OrConnMark{Bits: cfg.routeMark()}, isTCP), rule(xt.OrMark{Bits: cfg.routeMark()})},
 		{Table: xt.Mangle, Name: chainPod}:     fam.catch(service.FromPod),
 		{Table: xt.Mangle, Name: chainHost}:    fam.catch(service.FromHost),
@@ -114,6 +116,10 @@ func (fam *family) preRouting() []xt.Rule {
 		// Somebody translates this connection: it was made before we came.
 		rule(xt.Return{}, isDNAT),
 		rule(xt.Goto{Chain: chainOurs}, isTCP, xt.TCPSyn{Not: true}, xt.ToSocket{}),
+		// The answer to what the node has asked somebody is no call of a node port whose
+		// number is that of the socket. At other addresses it is one: the answer of who
+		// had the address before us may have begun what is remembered of the flow.
+		rule(xt.Goto{Chain: chainReply}, xt.CTReply{}, xt.DstType{}),
 		fam.strangers(),
 	}
 	near := fam.near()
@@ -162,6 +168,7 @@ func (fam *family) sent() []xt.Rule {
 		rule(xt.Return{}, isOwn),
 		rule(xt.Return{}, isDNAT),
 		rule(xt.Goto{Chain: chainOurs}, xt.ConnMarkIs{Bits: fam.cfg.routeMark()}),
+		rule(xt.Return{}, xt.CTReply{}, xt.DstType{}),
 		fam.strangers(),
 		rule(xt.Goto{Chain: chainAgain}, fam.in(setShort)),
 		rule(xt.DropPacket{}, isNew, fam.in(setDrop)),

@@ -17,6 +17,7 @@ type Packet struct {
 	Out    string // interface it leaves by if it is not for this node
 	Mark   uint32
 	State  CTStates // zero stands for CTNew
+	Reply  bool     // it answers: the other end began the connection
 
 	// Local reports whether an address is this node's; nil means none is.
 	Local func(netip.Addr) bool

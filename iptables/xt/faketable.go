@@ -206,7 +206,7 @@ func (x *fakeTx) remove(chain, rule string) error {
 func fakeOptions() map[string]int {
 	return map[string]int{
 		"!": 0, "-s": 1, "-d": 1, "-i": 1, "-o": 1, "-p": 1, "-m": 1, "-j": 1, "-g": 1,
-		"--dport": 1, "--ctstate": 1, "--src-type": 1, "--dst-type": 1, "--mark": 1, "--mode": 1,
+		"--dport": 1, "--ctstate": 1, "--ctdir": 1, "--src-type": 1, "--dst-type": 1, "--mark": 1, "--mode": 1,
 		"--probability": 1, "--rcheck": 0, "--update": 0, "--bytecode": 1, "--seconds": 1, "--reap": 0, "--set": 0, "--name": 1,
 		"--rsource": 0, "--comment": 1, "--to-destination": 1, "--set-xmark": 1, "--random-fully": 0,
 		"--match-set": 2, "--ipvs": 0, "--to": 1, "--tcp-flags": 2, "--reject-with": 1,

@@ -264,6 +264,15 @@ func (m CTState) check(Family) error {
 
 func (CTState) slot() slot { return slotExtension }
 
+// CTReply matches packets that answer: the other end began the connection, as far as
+// connection tracking knows.
+type CTReply struct{}
+
+func (CTReply) appendArgs(b []byte) []byte { return append(b, "-m conntrack --ctdir REPLY"...) }
+func (CTReply) matches(p *Packet) bool     { return p.Reply }
+func (CTReply) check(Family) error         { return nil }
+func (CTReply) slot() slot                 { return slotExtension }
+
 // AddrType is a kind of address to the routing table.
 type AddrType uint8
 

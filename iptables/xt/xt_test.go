@@ -44,6 +44,7 @@ func everyRule(f Family) []struct {
 			"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j REJECT --reject-with tcp-reset"},
 		{Filter, Rule{Match: []Match{Proto{TCP}, TCPSyn{}}, Target: Return{}}, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"},
 		{Filter, Rule{Match: []Match{CTState{States: CTNew | CTInvalid}}, Target: DropPacket{}}, "-m conntrack --ctstate NEW,INVALID -j DROP"},
+		{Mangle, Rule{Match: []Match{CTReply{}}, Target: Return{}}, "-m conntrack --ctdir REPLY -j RETURN"},
 		{Filter, Rule{Match: []Match{CTState{States: CTEstablished | CTRelated | CTDNAT, Not: true}}, Target: Return{}},
 			"-m conntrack ! --ctstate ESTABLISHED,RELATED,DNAT -j RETURN"},
 		{NAT, Rule{Match: []Match{SrcType{}, DstType{Not: true}}, Target: Return{}}, "-m addrtype --src-type LOCAL -m addrtype ! --dst-type LOCAL -j RETURN"},
