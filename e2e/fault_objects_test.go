@@ -25,9 +25,10 @@ type fixture struct {
 	external  []string
 	lb        []string
 	endpoints []endpoint
+	local     bool // externalTrafficPolicy: Local
 }
 
-// An endpoint is a pod, of n1 unless Local says otherwise.
+// An endpoint is a pod, of n1 unless its address is one of n2's.
 type endpoint struct {
 	pod      netns.Dual
 	draining bool // terminating and serving
@@ -101,6 +102,9 @@ func (f *fixture) service() *corev1.Service {
 	if f.nodePort != 0 {
 		o.Spec.Type = corev1.ServiceTypeNodePort
 	}
+	if f.local {
+		o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}
 	for _, a := range f.lb {
 		o.Spec.Type = corev1.ServiceTypeLoadBalancer
 		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
@@ -124,6 +128,9 @@ func (f *fixture) slices() []*discoveryv1.EndpointSlice {
 		}
 		for _, e := range f.endpoints {
 			node, yes, no := "n1", true, false
+			if netns.PodCIDR(2).Contains(e.pod.V4) {
+				node = "n2"
+			}
 			one := discoveryv1.Endpoint{Addresses: []string{e.pod.Slice()[i].String()}, NodeName: &node}
 			if e.draining {
 				one.Conditions = discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}

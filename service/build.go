@@ -10,7 +10,7 @@ import (
 
 // build turns a Service and its slices into ports.
 func (s *Store) build(v *Service) *built {
-	b := &built{}
+	b := &built{external: v.external()}
 	bySlice := s.slices[v.Name]
 	sorted := make([]*Slice, 0, len(bySlice))
 	for _, name := range slices.Sorted(maps.Keys(bySlice)) {
@@ -35,11 +35,24 @@ func (s *Store) build(v *Service) *built {
 	return b
 }
 
+// external returns v as an External, or nil if it has endpoints.
+func (v *Service) external() *External {
+	if v.ExternalName == "" {
+		return nil
+	}
+	e := &External{Service: v.Name, Host: v.ExternalName}
+	for _, p := range v.Ports {
+		e.Ports = append(e.Ports, ExternalPort{Name: p.Name, Protocol: p.Protocol, Number: p.Port, AppProtocol: p.AppProtocol})
+	}
+	return e
+}
+
 // port builds one Port with the frontends it has won.
 func (s *Store) port(v *Service, i int, id PortID, c choice, b *built) *Port {
 	p := &Port{
-		ID: id, Affinity: v.Affinity, Scheduling: v.Scheduling,
-		Cluster: c.cluster, Serving: c.serving, Departing: c.departing,
+		ID: id, Number: v.Ports[i].Port, Affinity: v.Affinity, Scheduling: v.Scheduling,
+		AppProtocol: v.Ports[i].AppProtocol,
+		Cluster:     c.cluster, Serving: c.serving, Departing: c.departing,
 	}
 	internal := clusterRoutes(v.Internal, c, &s.node, id.Family)
 	external := externalRoutes(v.External, c, &s.node, id.Family)

@@ -42,4 +42,8 @@ type Report struct {
 type Deviation struct {
 	Port   PortID
 	Reason string
+
+	// Here says that it is this node's own trouble, such as a port that somebody
+	// else has. Every node finds the others as well.
+	Here bool
 }

@@ -24,7 +24,13 @@ type Service struct {
 
 	ClusterIPs []netip.Addr // at most one per family; none for a headless Service
 	Headless   bool         // ports exist for Families, without frontends
-	Families   []Family     // families the Service has ports in
+
+	// ExternalName is the DNS name the Service stands for, lower-case and without
+	// a final dot; empty for every other Service. One that has it has no Families
+	// and nothing that is answered: it becomes an External of the Snapshot.
+	ExternalName string
+
+	Families []Family // families the Service has ports in
 
 	ExternalIPs     []netip.Addr
 	LoadBalancerIPs []netip.Addr // status.loadBalancer.ingress with ipMode VIP
@@ -53,6 +59,10 @@ type ServicePort struct {
 	Protocol Protocol
 	Port     uint16
 	NodePort uint16 // zero for none
+
+	// AppProtocol is what is spoken at the port, such as kubernetes.io/h2c, as the
+	// object spells it; empty if it does not say. It matters only to L7.
+	AppProtocol string
 }
 
 // A Slice is what the Store needs of an EndpointSlice. The Store keeps the

@@ -15,6 +15,10 @@ type Snapshot struct {
 	Ports  []*Port      // by ID; a Port unchanged since the last Snapshot keeps its pointer
 	Health []HealthPort // by Service and family
 
+	// External are the Services that stand for a DNS name, by Service, which only
+	// L7 uses. One unchanged since the last Snapshot keeps its pointer.
+	External []*External
+
 	// Problems are the conflicts found while deciding, in order of Object.
 	Problems []Problem
 
@@ -26,6 +30,7 @@ type Snapshot struct {
 // A Port is one port of one Service in one family.
 type Port struct {
 	ID        PortID
+	Number    uint16        // of the Service, not of its endpoints
 	Affinity  time.Duration // zero means none
 	Frontends []Frontend    // empty for headless Services, which only L7 uses
 	Cluster   Pool          // what a client with no locality constraint may reach
@@ -37,6 +42,9 @@ type Port struct {
 	Departing Pool
 
 	Scheduling Scheduling // what the Service asks for; the zero value leaves it to the dataplane
+
+	// AppProtocol is ServicePort.AppProtocol.
+	AppProtocol string
 
 	internal Route
 }
@@ -155,6 +163,22 @@ func SchedulerFlags() []string {
 // A Pool is a list of endpoints, sorted by address and port, without doubles.
 // Routes of one Port share the backing array of equal Pools.
 type Pool []Endpoint
+
+// An External is a Service that stands for a DNS name outside of the cluster. It
+// has no endpoints: whoever uses it asks DNS.
+type External struct {
+	Service Name
+	Host    string         // lower-case, without a final dot
+	Ports   []ExternalPort // as the Service lists them; often none, and then any number will do
+}
+
+// An ExternalPort is one port of an External.
+type ExternalPort struct {
+	Name        string
+	Protocol    Protocol
+	Number      uint16
+	AppProtocol string // ServicePort.AppProtocol
+}
 
 // A HealthPort is what the health-check node port of one Service answers in one
 // family.

@@ -17,7 +17,7 @@ type Store struct {
 	ledger   ledger
 
 	built     map[Name]*built
-	notable   map[Name]*built // those of built with health or problems
+	notable   map[Name]*built // those of built with more than ports
 	dirty     map[Name]bool
 	ports     []*Port // of the last Snapshot
 	rev       uint64
@@ -31,6 +31,7 @@ type built struct {
 	ports    []*Port // by ID
 	health   []HealthPort
 	problems []Problem
+	external *External
 }
 
 // NewStore returns an empty Store.
@@ -179,7 +180,11 @@ func (s *Store) Snapshot() *Snapshot {
 	for _, b := range s.notable {
 		snap.Health = append(snap.Health, b.health...)
 		snap.Problems = append(snap.Problems, b.problems...)
+		if b.external != nil {
+			snap.External = append(snap.External, b.external)
+		}
 	}
+	slices.SortFunc(snap.External, func(a, b *External) int { return a.Service.Compare(b.Service) })
 	slices.SortFunc(snap.Health, HealthPort.compare)
 	slices.SortFunc(snap.Problems, Problem.compare)
 	return snap
@@ -222,9 +227,12 @@ func (s *Store) rebuild(n Name) {
 				b.ports[i] = old.ports[j]
 			}
 		}
+		if reflect.DeepEqual(old.external, b.external) {
+			b.external = old.external
+		}
 	}
 	s.built[n] = b
-	if delete(s.notable, n); len(b.health)+len(b.problems) > 0 {
+	if delete(s.notable, n); len(b.health)+len(b.problems) > 0 || b.external != nil {
 		s.notable[n] = b
 	}
 }

@@ -40,10 +40,11 @@ type ProxyConfig struct {
 	MaxSessions int
 }
 
-// A Proxy accepts what the rules of the [Dataplane] catch, and passes it on to
-// endpoints. It implements [Server], and is safe for concurrent use.
+// A Proxy accepts what the rules of the [Dataplane] catch, or comes to ordinary
+// sockets, and passes it on to endpoints. It implements [Server], and is safe for concurrent use.
 type Proxy struct {
 	cfg   ProxyConfig
+	plain bool // see NewPlainProxy
 	log   *slog.Logger
 	tcp   *relay.Engine
 	udp   *udp.Engine
@@ -78,6 +79,24 @@ type portState struct {
 // NewProxy listens at the ports of the Config. It serves nothing until Run, and
 // until told by Follow what.
 func NewProxy(cfg ProxyConfig) (*Proxy, error) {
+	p, err := newProxy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.tcp, err = relay.New(relay.Config{
+		Handler: p, Transparent: true, Mark: cfg.SocketMark(), ConnectTimeout: p.cfg.ConnectTimeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("userspace: %w", err)
+	}
+	if err := p.listen(); err != nil {
+		return nil, errors.Join(err, p.tcp.Close())
+	}
+	return p, nil
+}
+
+// newProxy returns a Proxy without engines.
+func newProxy(cfg ProxyConfig) (*Proxy, error) {
 	if err := errors.Join(cfg.Config.Validate(), cfg.Balance.Validate()); err != nil {
 		return nil, err
 	}
@@ -93,16 +112,6 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		told: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	p.tell = sync.OnceFunc(func() { close(p.told) })
-	var err error
-	p.tcp, err = relay.New(relay.Config{
-		Handler: p, Transparent: true, Mark: cfg.SocketMark(), ConnectTimeout: cfg.ConnectTimeout,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("userspace: %w", err)
-	}
-	if err := p.listen(); err != nil {
-		return nil, errors.Join(err, p.tcp.Close())
-	}
 	return p, nil
 }
 
@@ -300,7 +309,7 @@ func (p *Proxy) call(at Place, client netip.AddrPort, origin service.Origin) *ca
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	fe, ok := p.served[at]
-	if !ok || fe.frontend.Routes[origin].Verdict != service.Forward {
+	if !ok || fe.frontend.Routes[origin].Verdict != service.Forward || p.plain && !isLocal(p.node, client.Addr()) {
 		return nil
 	}
 	c := &call{proxy: p, port: fe.port, node: p.node, route: &fe.frontend.Routes[origin]}
@@ -312,7 +321,7 @@ func (p *Proxy) call(at Place, client netip.AddrPort, origin service.Origin) *ca
 func (c *call) next() (ok bool) {
 	c.at, ok = c.port.balancer.Pick(&c.conn, time.Now())
 	c.source = netip.AddrPort{}
-	if ok && c.proxy.keeps(c.node, c.route, c.conn.Client.Addr(), c.at.Addr()) {
+	if ok && !c.proxy.plain && c.proxy.keeps(c.node, c.route, c.conn.Client.Addr(), c.at.Addr()) {
 		c.source = c.conn.Client
 	}
 	return ok

@@ -58,7 +58,8 @@ type config struct {
 	Node    nodeConfig
 	IPVS    ipvsConfig // zero in other modes
 
-	Userspace userspace.ProxyConfig // zero in other modes
+	LocalhostProxy bool                  // a proxy beside the dataplane answers node ports at localhost
+	Userspace      userspace.ProxyConfig // zero in other modes, unless LocalhostProxy
 
 	// The sync periods are those of the mode.
 	SyncPeriod    time.Duration
@@ -113,7 +114,11 @@ func (f *flags) config() (config, error) {
 		// The kernel keeps packets from 127.0.0.1 out of IPVS.
 		c.Node.LocalhostPorts = false
 	}
-	if c.Mode == modeUserspace {
+	if f.LocalhostProxy && c.Mode != modeUserspace {
+		c.LocalhostProxy = true
+		c.Node.LocalhostPorts = false // in the kernel
+	}
+	if c.Mode == modeUserspace || c.LocalhostProxy {
 		c.Userspace = f.userspace(fail)
 	}
 	c.SyncPeriod, c.MinSyncPeriod = f.periods(c.Mode, fail)

@@ -25,6 +25,7 @@
 //	addrs.go     the addresses of this machine, as they come and go
 //	families.go  which address families to serve; pure
 //	planes.go    the one place that knows every dataplane; planes_ipvs.go that of ipvs mode
+//	planes_localhost.go  the proxy for node ports at localhost, beside another dataplane
 //	run.go       wiring, in the order of start
 //	tracker.go   the node while it runs: Node object, addresses
 //	problems.go  what operators hear about objects

@@ -26,6 +26,7 @@ type flags struct {
 	PodInterfacePrefix string
 	NodePortAddresses  []string
 	LocalhostNodePorts bool
+	LocalhostProxy     bool
 	MasqueradeAll      bool
 
 	// The dataplane.
@@ -88,6 +89,7 @@ func (f *flags) addNode(fs *pflag.FlagSet) {
 	fs.StringVar(&f.PodInterfacePrefix, "pod-interface-name-prefix", "", "how names of interfaces to pods begin, for --detect-local-mode=InterfaceNamePrefix")
 	fs.StringSliceVar(&f.NodePortAddresses, "nodeport-addresses", nil, `CIDRs of local addresses at which node ports answer, or "primary"; empty means all`)
 	fs.BoolVar(&f.LocalhostNodePorts, "iptables-localhost-nodeports", true, "answer node ports at 127.0.0.1, in iptables mode only: IPVS cannot")
+	fs.BoolVar(&f.LocalhostProxy, "localhost-nodeports-proxy", false, "answer node ports at 127.0.0.1 and ::1 with a proxy, in iptables and ipvs mode; --iptables-localhost-nodeports is not looked at then (not in kube-proxy)")
 	fs.BoolVar(&f.MasqueradeAll, "masquerade-all", false, "masquerade everything sent to cluster IPs")
 }
 

@@ -57,7 +57,7 @@ func (r *reporter) decided(problems []service.Problem) {
 	}
 	var common, local []service.Problem
 	for _, p := range problems {
-		if p.Reason == control.ReasonHealthPort {
+		if p.Reason == control.ReasonHealthPort || p.Reason == control.ReasonNodeDeviation {
 			local = append(local, p)
 		} else {
 			common = append(common, p)

@@ -139,10 +139,17 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err != nil {
 		return err
 	}
-	loop, err := p.assemble(ctx, state, families, plane)
+	local, err := p.openLocalhost(families)
 	if err != nil {
 		return err
 	}
+	// First, so that there is somebody else already when rules do not serve any more
+	// what they did before.
+	loop, err := p.assemble(ctx, state, families, append(local.planes(), plane))
+	if err != nil {
+		return errors.Join(err, local.close())
+	}
+	p.start(ctx, local.run)
 	p.start(ctx, func(ctx context.Context) error { return eng.watch(ctx, loop.AuditSoon) })
 	return nil
 }
@@ -227,7 +234,7 @@ func (p *process) sysctls(more []sysctl.Setting) error {
 }
 
 // assemble builds the loop and everything that talks to it, and starts it all.
-func (p *process) assemble(ctx context.Context, state nodeState, families []service.Family, plane service.Dataplane) (*control.Loop, error) {
+func (p *process) assemble(ctx context.Context, state nodeState, families []service.Family, planes []service.Dataplane) (*control.Loop, error) {
 	metrics := control.NewMetrics(p.reg, buildVersion())
 	health := control.NewHealth(2*p.cfg.SyncPeriod, families)
 	cleaner, err := p.cleaner(ctx, families, metrics)
@@ -246,7 +253,7 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 		HealthPorts:   control.NewHealthPorts(health, p.log),
 		Problems:      p.reporter.decided,
 		Stale:         p.stale(cleaner),
-	}, store, []service.Dataplane{plane})
+	}, store, planes)
 	if err != nil {
 		return nil, err
 	}

@@ -12,14 +12,22 @@ import (
 // do.
 const deviationReason = "DataplaneDeviation"
 
+// ReasonNodeDeviation is the Reason of a Problem that says what a Dataplane cannot
+// do on this node.
+const ReasonNodeDeviation = "NodeDeviation"
+
 // tell brings the health-check node ports up to date and passes on the problems
 // of what is in force, and more, that were not there last time.
 func (l *Loop) tell(more []service.Deviation) {
 	found := slices.Clone(l.inForce.Problems)
 	for _, d := range perService(slices.Concat(l.deviations, more)) {
+		reason := deviationReason
+		if d.Here {
+			reason = ReasonNodeDeviation
+		}
 		found = append(found, service.Problem{
 			Object:  l.store.Service(d.Port.Service),
-			Reason:  deviationReason,
+			Reason:  reason,
 			Message: d.Reason,
 		})
 	}

@@ -70,8 +70,9 @@ func (e Entry) replaces(old Entry) bool {
 // and makes them share strings. The zero Converter is ready for use. It is for
 // one goroutine.
 type Converter struct {
-	// Headless says that headless Services and their slices are wanted too.
-	Headless bool
+	// All says that every Service is wanted that requests can be sent to, and every
+	// slice, as L7 does: see [AnyService] and [AnySlice].
+	All bool
 
 	intern Interner
 }
@@ -81,14 +82,17 @@ type Converter struct {
 func (c *Converter) Convert(o any) (Entry, []service.Problem) {
 	switch o := o.(type) {
 	case *corev1.Service:
-		if Headless(o) && !c.Headless {
+		convert := Service
+		if c.All {
+			convert = AnyService
+		} else if Headless(o) {
 			return Entry{}, nil
 		}
-		s, problems := Service(o)
+		s, problems := convert(o)
 		return Entry{Service: s}, problems
 	case *discoveryv1.EndpointSlice:
 		convert := Slice
-		if c.Headless {
+		if c.All {
 			convert = AnySlice
 		}
 		s, problems := convert(o)

@@ -54,7 +54,27 @@ func (c *serviceConversion) port(i int, path string) (service.ServicePort, bool)
 		Protocol: proto,
 		Port:     number,
 		NodePort: c.nodePort(in, proto, path+".nodePort"),
+
+		AppProtocol: c.appProtocol(in, path+".appProtocol"),
 	}, true
+}
+
+// maxAppProtocol is the length of the longest name with a prefix that the API
+// server takes.
+const maxAppProtocol = 317
+
+// appProtocol returns the protocol that the object says is spoken at the port, if
+// it wants it passed on. It is used as a word only, so that an odd one does no
+// harm, but it is bounded.
+func (c *serviceConversion) appProtocol(in *corev1.ServicePort, path string) string {
+	if in.AppProtocol == nil || !c.any {
+		return ""
+	}
+	if len(*in.AppProtocol) > maxAppProtocol {
+		c.add(reasonValue, path, "%.80q… is longer than %d bytes; not used", *in.AppProtocol, maxAppProtocol)
+		return ""
+	}
+	return *in.AppProtocol
 }
 
 // nodePort returns the node port of in, or zero. The type of the Service does

@@ -31,6 +31,30 @@ func Headless(o *corev1.Service) bool {
 	return o.Spec.ClusterIP == corev1.ClusterIPNone
 }
 
+// AnyService is [Service] for L7, which is a client of Services, not one of those
+// that put them in force. It takes also a Service with the label [LabelProxyName],
+// one of type ExternalName, which has Ports and an ExternalName and nothing else,
+// and one without a cluster IP, as if it were headless: in a folder nobody hands
+// out cluster IPs. Ports have their AppProtocol.
+func AnyService(o *corev1.Service) (*service.Service, []service.Problem) {
+	c := newServiceConversion(o)
+	c.any = true
+	external := o.Spec.Type == corev1.ServiceTypeExternalName
+	c.out.Headless = !external && (c.out.Headless || o.Spec.ClusterIP == "" && len(o.Spec.ClusterIPs) == 0)
+	switch {
+	case !c.named():
+	case external:
+		c.ports()
+		c.out.ExternalName = c.externalName()
+	default:
+		c.convert()
+	}
+	if c.out.ExternalName == "" && (len(c.out.Families) == 0 || len(c.out.Ports) == 0) {
+		c.out = nil
+	}
+	return c.out, c.all()
+}
+
 // Service converts o. It returns nil for a Service that is none of ours: of type
 // ExternalName, with the label [LabelProxyName], or without a cluster IP that
 // can be used. The Problems are about what o says and cannot be done; they may
@@ -43,12 +67,7 @@ func Service(o *corev1.Service) (*service.Service, []service.Problem) {
 	if o.Spec.ClusterIP == "" && len(o.Spec.ClusterIPs) == 0 {
 		return nil, nil
 	}
-	name := service.Name{Namespace: o.Namespace, Name: o.Name}
-	c := serviceConversion{
-		in:  o,
-		out: &service.Service{Name: name, UID: string(o.UID), Created: o.CreationTimestamp.Time, Headless: Headless(o)},
-	}
-	c.object = service.Object{Kind: "Service", Name: name, UID: string(o.UID)}
+	c := newServiceConversion(o)
 	if c.named() {
 		c.convert()
 	}
@@ -63,6 +82,17 @@ type serviceConversion struct {
 	complaints
 	in  *corev1.Service
 	out *service.Service
+	any bool // it is for AnyService
+}
+
+func newServiceConversion(o *corev1.Service) *serviceConversion {
+	name := service.Name{Namespace: o.Namespace, Name: o.Name}
+	c := &serviceConversion{
+		in:  o,
+		out: &service.Service{Name: name, UID: string(o.UID), Created: o.CreationTimestamp.Time, Headless: Headless(o)},
+	}
+	c.object = service.Object{Kind: "Service", Name: name, UID: string(o.UID)}
+	return c
 }
 
 // named reports whether the object has a name that can be used.
@@ -131,6 +161,23 @@ func (c *serviceConversion) clusterIPs() {
 		c.out.ClusterIPs = append(c.out.ClusterIPs, a)
 		c.out.Families = append(c.out.Families, f)
 	}
+}
+
+// externalName returns spec.externalName in the form in which names are compared,
+// or nothing if it is no DNS name. An address is none: the API documents it as a
+// name made of digits, and it would let whoever writes a Service reach any address
+// in the name of L7.
+func (c *serviceConversion) externalName() string {
+	name := strings.ToLower(strings.TrimSuffix(c.in.Spec.ExternalName, "."))
+	if err := checkSubdomain(name); err != nil {
+		c.add(reasonName, "spec.externalName", "%v", err)
+		return ""
+	}
+	if _, err := parseAddr(name); err == nil {
+		c.add(reasonAddress, "spec.externalName", "%v is an address, not a name", name)
+		return ""
+	}
+	return name
 }
 
 // headlessFamilies returns spec.ipFamilies, or both families where the object

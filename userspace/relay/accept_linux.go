@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,14 +20,26 @@ const pause = 20 * time.Millisecond
 // A listener is shared by all workers.
 type listener struct {
 	fd     int32
-	index  int
+	index  int // in Engine.listening
+	gen    uint32
 	origin service.Origin
+	addr   netip.AddrPort
+
+	holders atomic.Int32 // workers that may still use fd, once it is retired
 }
 
 // tag is what epoll gives back for a listener. The event wakes one worker, and is
 // there until nobody waits to be accepted: nobody can be overlooked.
 func (l *listener) tag() unix.EpollEvent {
-	return unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: wakeTag - 1 - int32(l.index)}
+	return unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: wakeTag - 1 - int32(l.index), Pad: int32(l.gen)}
+}
+
+// letGo notes that one more worker does not use a retired listener any more. The
+// last one closes it.
+func (l *listener) letGo() {
+	if l.holders.Add(-1) == 0 {
+		closeFD(l.fd)
+	}
 }
 
 // acceptFrom accepts those who wait at l. It asks for one more than there are only
@@ -43,6 +56,8 @@ func (w *worker) acceptFrom(l *listener) {
 			}
 		case err == unix.EAGAIN:
 			w.eager = max(1, w.eager/2)
+			return
+		case err == unix.EINVAL: // it does not listen any more
 			return
 		case starved(err):
 			if !w.shed(l) {
@@ -89,7 +104,7 @@ func (w *worker) shed(l *listener) bool {
 			return true
 		}
 	}
-	for _, l := range w.engine.listeners() {
+	for l := range w.engine.eachListener() {
 		unwatch(w.epoll, l.fd)
 	}
 	w.resume = w.clock() + pause
@@ -109,7 +124,7 @@ func (w *worker) watchListeners() {
 	if w.reserve < 0 {
 		w.takeReserve()
 	}
-	for _, l := range w.engine.listeners() {
+	for l := range w.engine.eachListener() {
 		if err := watch(w.epoll, l.fd, l.tag()); err != 0 && err != unix.EEXIST {
 			w.resume = w.clock() + pause
 		}

@@ -12,13 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead-project/fairlead/service"
 )
-
-// backlog is how many clients may wait to be accepted at one listener. The kernel
-// allows no more than net.core.somaxconn.
-const backlog = 4096
 
 // An Engine relays connections. Make one with New.
 type Engine struct {
@@ -38,7 +32,10 @@ type Engine struct {
 	pipes   atomic.Int64
 
 	mu        sync.Mutex
-	listening atomic.Pointer[[]*listener] // never changed in place
+	listening atomic.Pointer[[]*listener] // never changed in place; nil is a free place
+	at        map[netip.AddrPort]*listener
+	free      []int  // places of listening
+	gen       uint32 // of the listener made last
 	state     runState
 	quit      context.CancelFunc // of Run
 	done      chan struct{}      // closed when Run has ended
@@ -65,6 +62,7 @@ func New(c Config) (*Engine, error) {
 		idleTimeout:    c.IdleTimeout, keepAlive: keepAliveOptions(cmp.Or(c.KeepAlive, defaultKeepAlive)),
 		maxConns: int64(c.MaxConns), maxPipes: int64(cmp.Or(c.MaxPipes, defaultMaxPipes)),
 		born: time.Now(), done: make(chan struct{}),
+		at: make(map[netip.AddrPort]*listener),
 	}
 	if e.sweepEvery = c.IdleTimeout / sweeps; len(e.keepAlive) > 0 && e.sweepEvery == 0 {
 		e.sweepEvery = probeEvery
@@ -82,75 +80,6 @@ func New(c Config) (*Engine, error) {
 		e.workers = append(e.workers, w)
 	}
 	return e, nil
-}
-
-// Listen accepts connections to addr, of callers of this origin, and returns the
-// address with the port that the kernel has chosen if that of addr is zero. IPv6
-// listeners do not accept IPv4. It may be called while the Engine runs; those who
-// connect before wait.
-func (e *Engine) Listen(addr netip.AddrPort, origin service.Origin) (netip.AddrPort, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.state == closed {
-		return netip.AddrPort{}, fmt.Errorf("listen on %v: %w", addr, ErrClosed)
-	}
-	fd, bound, err := e.openListener(addr)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("listen on %v: %w", addr, err)
-	}
-	old := e.listeners()
-	l := &listener{fd: fd, index: len(old), origin: origin}
-	list := append(old[:len(old):len(old)], l)
-	e.listening.Store(&list)
-	for _, w := range e.workers {
-		if err := watch(w.epoll, fd, l.tag()); err != 0 {
-			e.listening.Store(&old)
-			closeFD(fd)
-			return netip.AddrPort{}, fmt.Errorf("listen on %v: watch: %w", addr, err)
-		}
-	}
-	return bound, nil
-}
-
-func (e *Engine) openListener(addr netip.AddrPort) (int32, netip.AddrPort, error) {
-	fd, errno := openSocket(addr.Addr())
-	if errno != 0 {
-		return -1, netip.AddrPort{}, fmt.Errorf("open socket: %w", errno)
-	}
-	options := append(streamOptions(), option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
-	options = append(options, e.keepAlive...)
-	for _, o := range e.upstream {
-		if o.name == "SO_MARK" {
-			options = append(options, o)
-		}
-	}
-	if addr.Addr().Is6() {
-		options = append(options, option{"IPV6_V6ONLY", unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
-	}
-	if e.transparent {
-		options = append(options, transparent(addr.Addr()))
-	}
-	err := setOptions(fd, options)
-	var raw rawAddr
-	if err == nil {
-		raw.set(addr)
-		if errno := bind(fd, &raw); errno != 0 {
-			err = fmt.Errorf("bind: %w", errno)
-		}
-	}
-	if err == nil {
-		if err = unix.Listen(int(fd), backlog); err != nil {
-			err = fmt.Errorf("listen: %w", err)
-		}
-	}
-	if err == nil && localAddr(fd, &raw) != 0 {
-		err = errors.New("the socket has no address")
-	}
-	if err != nil {
-		closeFD(fd)
-		return -1, netip.AddrPort{}, err
-	}
-	return fd, raw.get(), nil
 }
 
 // Run relays until ctx is done or Close is called; then it resets all connections
@@ -204,9 +133,11 @@ func (e *Engine) Close() error {
 // release closes everything, once. The caller holds mu, and no worker runs.
 func (e *Engine) release() {
 	e.state = closed
-	for _, l := range e.listeners() {
+	for _, l := range e.at {
 		closeFD(l.fd)
 	}
+	clear(e.at)
+	e.free = nil
 	e.listening.Store(new([]*listener))
 	for _, w := range e.workers {
 		w.close()
@@ -222,5 +153,3 @@ func (e *Engine) Counters() Counters {
 	}
 	return c
 }
-
-func (e *Engine) listeners() []*listener { return *e.listening.Load() }

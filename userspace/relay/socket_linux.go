@@ -200,6 +200,12 @@ func endWriting(fd int32) unix.Errno {
 	return err
 }
 
+// stopListening has the kernel refuse who connects, and reset who was not accepted
+// yet. The descriptor and the address are kept.
+func stopListening(fd int32) {
+	_, _, _ = unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_RD, 0)
+}
+
 func closeFD(fd int32) {
 	// The descriptor is gone whatever close returns.
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)

@@ -74,6 +74,7 @@ type messageKind uint8
 const (
 	abortConn messageKind = iota // the connection in slot and gen
 	adopt                        // the socket fd that was accepted from l
+	forget                       // the listener l, which was retired
 	stop                         // everything
 )
 
@@ -137,8 +138,11 @@ func (w *worker) close() {
 	defer w.mail.mu.Unlock()
 	w.mail.shut = true
 	for _, m := range w.mail.list {
-		if m.kind == adopt {
+		switch m.kind {
+		case adopt:
 			resetFD(m.fd)
+		case forget:
+			m.l.letGo()
 		}
 	}
 	w.mail.list = nil
@@ -179,7 +183,9 @@ func (w *worker) run() error {
 					return nil
 				}
 			default:
-				w.acceptFrom(w.engine.listeners()[wakeTag-1-ev.Fd])
+				if l := w.engine.listener(int(wakeTag-1-ev.Fd), uint32(ev.Pad)); l != nil {
+					w.acceptFrom(l)
+				}
 			}
 		}
 		w.takeTurns()
@@ -255,6 +261,9 @@ func (w *worker) readMail() bool {
 			going = false
 		case adopt:
 			w.begin(m.l, m.fd, m.from)
+		case forget:
+			unwatch(w.epoll, m.l.fd)
+			m.l.letGo()
 		case abortConn:
 			if c := w.conn(m.slot, m.gen); c != nil {
 				w.abort(c, ErrAborted)

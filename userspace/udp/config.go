@@ -11,8 +11,8 @@ import (
 
 // A Config says what an Engine does.
 type Config struct {
-	Handler   Handler    // required
-	Listeners []Listener // required
+	Handler   Handler // required
+	Listeners []Listener
 
 	// Transparent takes the frontend from the datagram's original destination and
 	// answers from there. It needs CAP_NET_ADMIN and TPROXY rules. Without it, the
@@ -45,6 +45,8 @@ type Listener struct {
 	Addr   netip.AddrPort // port 0 means any: see Engine.Addrs
 	Origin service.Origin
 }
+
+func (l Listener) validAddr() bool { return l.Addr.IsValid() && !l.Addr.Addr().Is4In6() }
 
 // A Flow is what a session is for.
 type Flow struct {
@@ -168,9 +170,8 @@ func (c Config) Validate() error {
 		}
 	}
 	wrong(c.Handler == nil, "Handler: there is none")
-	wrong(len(c.Listeners) == 0, "Listeners: there are none")
 	for i, l := range c.Listeners {
-		wrong(!l.Addr.IsValid() || l.Addr.Addr().Is4In6(), "Listeners[%d].Addr: %v is not an IPv4 or IPv6 address", i, l.Addr)
+		wrong(!l.validAddr(), "Listeners[%d].Addr: %v is not an IPv4 or IPv6 address", i, l.Addr)
 		wrong(l.Origin >= service.NumOrigins, "Listeners[%d].Origin: %d is none", i, l.Origin)
 	}
 	for _, f := range []struct {

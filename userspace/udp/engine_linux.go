@@ -20,6 +20,10 @@ type Engine struct {
 	addrs    []netip.AddrPort
 	workers  []*worker
 	sessions atomic.Int64
+
+	mu     sync.Mutex
+	single map[netip.AddrPort]*worker // who has what Listen has opened
+	turn   int                        // of workers, for the next
 }
 
 // Open opens the listeners. From then on the kernel keeps what arrives, until
@@ -28,7 +32,7 @@ func Open(cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("UDP proxy: %w", err)
 	}
-	e := &Engine{cfg: filled(cfg)}
+	e := &Engine{cfg: filled(cfg), single: make(map[netip.AddrPort]*worker)}
 	for _, l := range cfg.Listeners {
 		e.addrs = append(e.addrs, l.Addr)
 	}
@@ -69,7 +73,7 @@ func maxSessions() int {
 	return max(1, int(l.Cur/2))
 }
 
-// Addrs returns the addresses of the listeners, in their order.
+// Addrs returns the addresses of Config.Listeners, in their order.
 func (e *Engine) Addrs() []netip.AddrPort { return append([]netip.AddrPort(nil), e.addrs...) }
 
 // Serve proxies until ctx is done, and closes everything. Its error is nil then.

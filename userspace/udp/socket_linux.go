@@ -63,14 +63,17 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return sa
 }
 
-// openListener opens a socket that several workers may have at the same address,
-// and returns its address too.
-func openListener(l Listener, c *Config) (int, netip.AddrPort, error) {
+// openListener opens a socket and returns its address too. Several workers may have
+// a shared one at the same address.
+func openListener(l Listener, c *Config, shared bool) (int, netip.AddrPort, error) {
 	fd, err := newSocket(l.Addr)
 	if err != nil {
 		return -1, l.Addr, err
 	}
-	opts := []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}, fragments(l.Addr)}
+	opts := []option{fragments(l.Addr)}
+	if shared {
+		opts = append(opts, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
+	}
 	if !l.Addr.Addr().Is4() {
 		opts = append(opts, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
 	}

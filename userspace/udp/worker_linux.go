@@ -89,19 +89,11 @@ func (w *worker) open() (err error) {
 	}
 	for i, l := range w.cfg.Listeners {
 		l.Addr = w.engine.addrs[i] // the first worker has chosen the port
-		fd, addr, err := openListener(l, w.cfg)
-		if err != nil {
+		w.listeners = append(w.listeners, listener{fd: closedSocket})
+		if err := w.openAt(i, l, true); err != nil {
 			return err
 		}
-		l.Addr = addr
-		w.engine.addrs[i] = addr
-		w.listeners = append(w.listeners, listener{l, fd})
-		if err := w.poller.watch(fd, ^int32(i), 0); err != nil {
-			return err
-		}
-		if !w.cfg.Transparent {
-			w.replies[addr] = &reply{frontend: addr, fd: fd, sessions: newRing(), lasting: true}
-		}
+		w.engine.addrs[i] = w.listeners[i].Addr
 	}
 	return nil
 }
@@ -112,7 +104,9 @@ func (w *worker) close() error {
 		w.end(s, Stopped)
 	}
 	for _, l := range w.listeners {
-		w.closeSocket(l.fd)
+		if l.fd != closedSocket {
+			w.closeSocket(l.fd)
+		}
 	}
 	w.listeners = nil
 	if w.wake >= 0 {
@@ -170,7 +164,10 @@ func (w *worker) handle(ev *unix.EpollEvent) {
 	switch {
 	case ev.Fd == wakeEvent: // stop, which was looked for before
 	case ev.Fd < 0:
-		w.fromClients(&w.listeners[^ev.Fd])
+		// It may have been closed since, and another got its place.
+		if l := &w.listeners[^ev.Fd]; l.fd != closedSocket {
+			w.fromClients(l)
+		}
 	case int(ev.Fd) < len(w.slots):
 		// The session may have ended since, and another got its slot.
 		if s := w.slots[ev.Fd]; s != nil && s.fd >= 0 && s.gen == ev.Pad {

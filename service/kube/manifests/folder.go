@@ -15,6 +15,7 @@ import (
 // A folder remembers the files of a folder and what of them is in force.
 type folder struct {
 	dir   string
+	kinds Kinds
 	err   *Error // the folder itself cannot be read
 	files map[string]*file
 }
@@ -27,7 +28,9 @@ type file struct {
 	errs    []*Error
 }
 
-func newFolder(dir string) *folder { return &folder{dir: dir, files: make(map[string]*file)} }
+func newFolder(dir string, kinds Kinds) *folder {
+	return &folder{dir: dir, kinds: kinds, files: make(map[string]*file)}
+}
 
 // readable reports whether the folder is there.
 func (f *folder) readable() error {
@@ -60,14 +63,14 @@ func (f *folder) read(settle time.Duration) bool {
 		if f.files[name] == nil {
 			f.files[name] = &file{}
 		}
-		f.files[name].read(name)
+		f.files[name].read(name, f.kinds)
 	}
 	return settled
 }
 
 // read parses the file again if it has changed. While something in it is wrong,
 // no object of it goes away.
-func (f *file) read(name string) {
+func (f *file) read(name string, kinds Kinds) {
 	data, err := readFile(name)
 	if errors.Is(err, fs.ErrNotExist) { // gone since the folder was read: so says the next reading
 		return
@@ -80,7 +83,7 @@ func (f *file) read(name string) {
 	if f.parsed && sum == f.sum {
 		return
 	}
-	objects, errs := Parse(name, data)
+	objects, errs := kinds.Parse(name, data)
 	old := f.objects
 	f.objects, f.errs, f.sum, f.parsed = nil, errs, sum, true
 	present := make(map[service.Object]bool, len(objects))

@@ -37,8 +37,9 @@ type Object struct {
 	File string
 	Line int            // of its first line, from 1
 	ID   service.Object // kind, namespace and name
-	// Value is a *corev1.Service, *discoveryv1.EndpointSlice or *corev1.Node;
-	// nil for an object of another kind, which nothing can be done with.
+	// Value is a *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Node or what
+	// Kind.New returns; nil for an object of another kind, which nothing can be
+	// done with.
 	Value any
 }
 
@@ -48,7 +49,10 @@ type Objects []Object
 // Load reads files, and the files of folders. It returns every object that can
 // be used, no two with the same kind and name, and everything that is wrong with
 // the others.
-func Load(paths ...string) (Objects, []*Error) {
+func Load(paths ...string) (Objects, []*Error) { return Kinds(nil).Load(paths...) }
+
+// Load is [Load] with more kinds.
+func (k Kinds) Load(paths ...string) (Objects, []*Error) {
 	var all Objects
 	var errs []*Error
 	for _, path := range paths {
@@ -62,7 +66,7 @@ func Load(paths ...string) (Objects, []*Error) {
 				errs = append(errs, fileError(file, err))
 				continue
 			}
-			objects, wrong := Parse(file, data)
+			objects, wrong := k.Parse(file, data)
 			all = append(all, objects...)
 			errs = append(errs, wrong...)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,10 +18,45 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 )
 
+// A Kind is a kind of objects.
+type Kind struct {
+	APIVersion string               // required, such as v1
+	Name       string               // required, such as Secret
+	New        func() metav1.Object // required; returns an empty object, a pointer to a struct
+	Global     bool                 // objects have no namespace
+}
+
+// Kinds are kinds to be read besides Services, EndpointSlices and Nodes.
+type Kinds []Kind
+
+// find returns the Kind with that name, of any version.
+func (k Kinds) find(name string) (Kind, bool) {
+	i := slices.IndexFunc(k, func(k Kind) bool { return k.Name == name })
+	if i < 0 {
+		return Kind{}, false
+	}
+	return k[i], true
+}
+
+// basic are the kinds that are always read.
+func basic() Kinds {
+	return Kinds{
+		{APIVersion: "v1", Name: "Service", New: func() metav1.Object { return &corev1.Service{} }},
+		{APIVersion: "v1", Name: "Node", New: func() metav1.Object { return &corev1.Node{} }, Global: true},
+		{
+			APIVersion: discoveryv1.SchemeGroupVersion.String(), Name: "EndpointSlice",
+			New: func() metav1.Object { return &discoveryv1.EndpointSlice{} },
+		},
+	}
+}
+
 // Parse reads the documents of one file. name is used in Objects and Errors
 // only.
-func Parse(name string, data []byte) (Objects, []*Error) {
-	p := parser{file: name}
+func Parse(name string, data []byte) (Objects, []*Error) { return Kinds(nil).Parse(name, data) }
+
+// Parse is [Parse] with more kinds.
+func (k Kinds) Parse(name string, data []byte) (Objects, []*Error) {
+	p := parser{file: name, kinds: append(basic(), k...)}
 	for line, doc := range documents(data) {
 		p.document(line, doc)
 	}
@@ -61,6 +97,7 @@ const maxErrors = 100
 // A parser collects what is in one file.
 type parser struct {
 	file    string
+	kinds   Kinds
 	offset  int // lines before the document
 	objects Objects
 	errs    []*Error
@@ -114,20 +151,21 @@ func (p *parser) object(n *yaml.Node, path string) {
 		return
 	}
 	kind, version := text(n, "kind"), text(n, "apiVersion")
+	item, isList := strings.CutSuffix(kind, "List")
+	if isList && item != "" {
+		_, isList = p.kinds.find(item)
+	}
+	k, known := p.kinds.find(kind)
 	switch {
 	case kind == "":
 		p.fail(n.Line, join(path, "kind"), "is missing")
 	case version == "":
 		p.fail(n.Line, join(path, "apiVersion"), "is missing")
-	case kind == "List" || kind == "ServiceList" || kind == "EndpointSliceList" || kind == "NodeList":
+	case isList:
 		p.list(n, path)
-	case kind == "Service" && version == "v1":
-		p.typed(n, path, &corev1.Service{})
-	case kind == "Node" && version == "v1":
-		p.typed(n, path, &corev1.Node{})
-	case kind == "EndpointSlice" && version == discoveryv1.SchemeGroupVersion.String():
-		p.typed(n, path, &discoveryv1.EndpointSlice{})
-	case kind == "Service" || kind == "Node" || kind == "EndpointSlice":
+	case known && version == k.APIVersion:
+		p.typed(n, path, k)
+	case known:
 		p.fail(lineOf(n, "apiVersion"), join(path, "apiVersion"), "%.80q of %s is not supported", version, kind)
 	default:
 		p.objects = append(p.objects, Object{File: p.file, Line: p.offset + n.Line, ID: service.Object{Kind: kind}})
@@ -150,8 +188,8 @@ func (p *parser) list(n *yaml.Node, path string) {
 }
 
 // typed decodes n into o and records it, unless something is wrong with it.
-func (p *parser) typed(n *yaml.Node, path string, o metav1.Object) {
-	before := p.failed
+func (p *parser) typed(n *yaml.Node, path string, k Kind) {
+	before, o := p.failed, k.New()
 	d := decoder{parser: p}
 	d.into(n, path, o)
 	if o.GetName() == "" && p.failed == before {
@@ -164,9 +202,8 @@ func (p *parser) typed(n *yaml.Node, path string, o metav1.Object) {
 	if p.failed > before {
 		return
 	}
-	kind := text(n, "kind")
 	switch {
-	case kind == "Node":
+	case k.Global:
 		o.SetNamespace("")
 	case o.GetNamespace() == "":
 		o.SetNamespace(metav1.NamespaceDefault)
@@ -174,7 +211,7 @@ func (p *parser) typed(n *yaml.Node, path string, o metav1.Object) {
 	p.objects = append(p.objects, Object{
 		File:  p.file,
 		Line:  p.offset + n.Line,
-		ID:    service.Object{Kind: kind, Name: service.Name{Namespace: o.GetNamespace(), Name: o.GetName()}},
+		ID:    service.Object{Kind: k.Name, Name: service.Name{Namespace: o.GetNamespace(), Name: o.GetName()}},
 		Value: o,
 	})
 }

@@ -43,15 +43,23 @@ type Source struct {
 	// is only logged: there is no object to attach it to.
 	Report kube.ReportFunc
 
-	// Headless says that headless Services and their slices are wanted too.
-	Headless bool
+	// All says that Services are wanted that are none of L4's business too: see
+	// [kube.Converter].
+	All bool
+
+	// More are further kinds to be read. Others, required if there are any, is
+	// called with all objects of those kinds, each time that anything in the folder
+	// has changed, and first before Synced. An object that has not changed has the
+	// same Value. An error ends Run.
+	More   Kinds
+	Others func(ctx context.Context, objects Objects) error
 }
 
 // Run feeds the Sink until ctx is done, and then returns nil. It fails if the
 // folder cannot be read in the beginning, but not later. An error in a file is
 // logged when it appears.
 func (s *Source) Run(ctx context.Context) error {
-	files := newFolder(s.Dir)
+	files := newFolder(s.Dir, s.More)
 	if err := files.readable(); err != nil {
 		return fmt.Errorf("read the folder of manifests: %w", err)
 	}
@@ -152,7 +160,7 @@ func newOutput(s *Source) *output {
 		complaining: make(map[service.Object]bool),
 		ignored:     make(map[string]bool),
 	}
-	o.convert.Headless = s.Headless
+	o.convert.All = s.All
 	return o
 }
 
@@ -164,6 +172,7 @@ func (o *output) publish(ctx context.Context, f *folder) error {
 	entries := make(map[service.Object]kube.Entry, len(objects))
 	problems := make(map[service.Object][]service.Problem)
 	var node *kube.NodeInfo
+	var others Objects
 	changed := len(objects) != len(o.entries) || !o.published
 	for _, object := range objects {
 		c, ok := o.entries[object]
@@ -172,6 +181,10 @@ func (o *output) publish(ctx context.Context, f *folder) error {
 			c = o.conversion(object)
 		}
 		fresh[object] = c
+		if _, other := o.More.find(object.ID.Kind); other && object.Value != nil {
+			others = append(others, object)
+			continue
+		}
 		entries[object.ID] = c.entry
 		if len(c.problems) > 0 {
 			problems[object.ID] = c.problems
@@ -189,6 +202,11 @@ func (o *output) publish(ctx context.Context, f *folder) error {
 		return fmt.Errorf("hand over the manifests: %w", err)
 	}
 	o.setNode(ctx, node)
+	if o.Others != nil {
+		if err := o.Others(ctx, others); err != nil {
+			return fmt.Errorf("hand over the manifests of other kinds: %w", err)
+		}
+	}
 	o.published = true
 	return nil
 }

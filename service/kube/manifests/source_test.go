@@ -240,7 +240,7 @@ func TestFolderGoesAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	replace(t, filepath.Join(dir, "a.yaml"), webYAML)
-	f := newFolder(dir)
+	f := newFolder(dir, nil)
 	f.read(0)
 	if err := os.Rename(dir, away); err != nil {
 		t.Fatal(err)
@@ -267,7 +267,7 @@ func TestFreshFileWaits(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.yaml")
 	replace(t, path, webYAML)
-	f := newFolder(dir)
+	f := newFolder(dir, nil)
 	f.read(0)
 	if err := os.WriteFile(path, nil, 0o600); err != nil { // the first half of writing in place
 		t.Fatal(err)

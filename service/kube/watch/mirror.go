@@ -17,7 +17,7 @@ import (
 // A mirror passes what a reflector says about one kind on to the Sink. The
 // reflector calls it from one goroutine at a time.
 type mirror struct {
-	*kind
+	*Kind
 	client kubernetes.Interface
 	sink   kube.Sink
 	synced func() // called after the first list
@@ -33,8 +33,7 @@ type mirror struct {
 
 // run lists and watches until ctx is done.
 func (m *mirror) run(ctx context.Context) {
-	r := cache.NewReflectorWithOptions(m.listWatch(m.client), m.sample, &store{m, ctx}, cache.ReflectorOptions{Name: m.name})
-	r.RunWithContext(ctx)
+	m.Follow(ctx, m.client, &store{m, ctx})
 }
 
 // A store is a mirror in the shape a reflector wants, for the length of one run.
@@ -82,7 +81,7 @@ func (s *store) conversion(o any) (*converted, error) {
 }
 
 func (s *store) object(meta metav1.Object) service.Object {
-	return service.Object{Kind: s.name, Name: service.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()}}
+	return service.Object{Kind: s.Name, Name: service.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()}}
 }
 
 // Add puts o in force.
@@ -140,7 +139,7 @@ func (s *store) Replace(list []any, _ string) error {
 			s.complain(object, nil)
 		}
 	}
-	if s.name == "Node" {
+	if s.Name == "Node" {
 		s.setNode(node)
 	} else if err := s.update(s.known.Replace(entries)); err != nil {
 		return err
@@ -160,7 +159,7 @@ func (s *store) update(change func(*service.Store) bool) error {
 		return nil
 	}
 	if err := s.sink.Update(s.ctx, change); err != nil {
-		return fmt.Errorf("hand over a change of %s objects: %w", s.name, err)
+		return fmt.Errorf("hand over a change of %s objects: %w", s.Name, err)
 	}
 	return nil
 }

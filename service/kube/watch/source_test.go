@@ -359,7 +359,7 @@ func TestHeadlessSource(t *testing.T) {
 		svc("web", "None", func(o *corev1.Service) { o.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol} }),
 		slice("web-1", "web", "10.244.1.2", kube.LabelHeadless),
 	)
-	s.start(t, &Source{Client: client, Headless: true})
+	s.start(t, &Source{Client: client, All: true})
 	s.waitSynced(t)
 	s.waitState(t, "shop/web/tcp/IPv4 10.244.1.2:8080")
 	s.wait(t, "nodes", func() string { return strings.Join(s.nodes, ", ") }, "none")

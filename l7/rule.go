@@ -1,0 +1,167 @@
+package l7
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"strings"
+
+	"github.com/fairlead-project/fairlead/l7/annotation"
+	"github.com/fairlead-project/fairlead/l7/balance"
+	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/ingress"
+	"github.com/fairlead-project/fairlead/l7/policy"
+	"github.com/fairlead-project/fairlead/l7/route"
+	"github.com/fairlead-project/fairlead/l7/upstream"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// A rule is a Route that can serve. It is immutable; what its backends know changes under it.
+type rule struct {
+	route    *ingress.Route
+	target   exchange.Target
+	pipeline *policy.Pipeline
+	primary  *destination // nil: the rule has no backend
+	canary   *destination // nil: there is none
+	choose   balance.Canary
+	fallback *destination // the annotation default-backend: who is asked when there are no endpoints, and for error pages
+	log      bool
+}
+
+// A destination is a backend with one rule's way of asking it.
+type destination struct {
+	backend  *backend
+	balancer *balance.Balancer
+	sticky   *balance.Sticky // nil: there are no sessions
+	key      []keyPart       // of hashing
+	protocol upstream.Protocol
+	tls      *tls.Config
+	timeouts upstream.Timeouts
+	retry    annotation.Retry
+	target   exchange.Target
+}
+
+// A keyPart is a piece of what is hashed.
+type keyPart struct {
+	text  string
+	value func(*exchange.Exchange) string // nil: text
+}
+
+// compile makes a rule of a Route. s.mu is held.
+func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
+	out := &rule{
+		route: r, log: r.Settings == nil || r.Settings.AccessLog,
+		target: targetOf(r.Ingress, r.Backend, r.Path),
+	}
+	if r.WWW == "" && r.Refused == "" {
+		out.primary = s.destination(r, r.Backend, r.Settings, out.target)
+	}
+	if r.Default != nil {
+		out.fallback = s.destination(r, *r.Default, r.Settings, targetOf(r.Ingress, *r.Default, r.Path))
+	}
+	if c := r.Canary; c != nil && c.Refused == "" && c.Settings.Canary != nil {
+		out.canary = s.destination(r, c.Backend, c.Settings, targetOf(c.Ingress, c.Backend, r.Path))
+		out.choose = *c.Settings.Canary
+	}
+	options := r.Dialect.Options()
+	options.Rewritten = true
+	var err error
+	out.pipeline, err = policy.Compile(*r.Policy, policy.Env{
+		Rule:      r.Ingress.String() + " " + r.Host + " " + r.Path,
+		AnyHost:   h.Name == "" || strings.HasPrefix(h.Name, "*."),
+		Shared:    s.shared,
+		Canonical: func(path string) (string, error) { return route.Canonical(path, options) },
+		ErrorPage: func(x *exchange.Exchange, question exchange.Header) (*exchange.Response, error) {
+			return s.errorPage(out, x, question)
+		},
+	})
+	if err != nil {
+		s.cfg.Log.Error("a rule is closed", "ingress", r.Ingress, "host", r.Host, "path", r.Path, "err", err)
+	}
+	return out
+}
+
+func targetOf(in service.Name, key ingress.BackendKey, path string) exchange.Target {
+	return exchange.Target{Namespace: in.Namespace, Ingress: in.Name, Service: key.Service.Name, Port: key.Port.String(), Path: path}
+}
+
+// destination makes what asks a backend in the way of set. s.mu is held.
+func (s *Server) destination(r *ingress.Route, key ingress.BackendKey, set *annotation.Settings, target exchange.Target) *destination {
+	b := s.backends[key]
+	if b == nil {
+		return nil
+	}
+	up := set.Upstream
+	d := &destination{
+		backend: b, target: target, retry: up.Retry, protocol: protocolOf(up.Protocol), tls: s.plainTLS,
+		timeouts: upstream.Timeouts{Connect: up.ConnectTimeout, Read: up.ReadTimeout, Write: up.SendTimeout},
+	}
+	c := set.Balance
+	if c.Sticky != nil {
+		sticky := *c.Sticky
+		if sticky.Path == "" {
+			sticky.Path = set.CookiePath(annotation.Rule{Path: r.Path, Regex: r.Kind == route.Regex})
+		}
+		c.Sticky, d.sticky = &sticky, &sticky
+	}
+	for _, p := range set.HashBy {
+		d.key = append(d.key, keyPart{text: p.Text, value: policy.Variable(p.Variable)})
+	}
+	if up.Protocol.TLS() {
+		d.tls = s.upstreamTLS(r, up.TLS)
+	}
+	d.balancer = b.pool.Balancer(c)
+	return d
+}
+
+func protocolOf(p annotation.Protocol) upstream.Protocol {
+	switch p {
+	case annotation.HTTPS:
+		return upstream.HTTPS
+	case annotation.GRPC:
+		return upstream.GRPC
+	case annotation.GRPCS:
+		return upstream.GRPCS
+	}
+	return upstream.HTTP
+}
+
+// upstreamTLS is how TLS is spoken to a backend. s.mu is held.
+func (s *Server) upstreamTLS(r *ingress.Route, t annotation.UpstreamTLS) *tls.Config {
+	o := upstream.TLSOptions{Verify: t.Verify, MinVersion: t.MinVersion, MaxVersion: t.MaxVersion}
+	if t.ServerName || t.Verify {
+		if o.Name = t.Name; o.Name == "" && !strings.HasPrefix(r.Host, "*.") {
+			o.Name = r.Host
+		}
+	}
+	if t.Secret == "" {
+		return upstream.TLSConfig(o)
+	}
+	v := s.builder.Secret(service.Name{Namespace: r.Ingress.Namespace, Name: t.Secret})
+	if v == nil {
+		return upstream.TLSConfig(o)
+	}
+	if pem := v.Data["ca.crt"]; len(pem) > 0 {
+		o.Roots = x509.NewCertPool()
+		o.Roots.AppendCertsFromPEM(pem)
+	}
+	if pair, err := s.secrets.cache.Parse(v.Data["tls.crt"], v.Data["tls.key"]); err == nil {
+		o.Certificates = []tls.Certificate{pair.Certificate}
+	}
+	return upstream.TLSConfig(o)
+}
+
+// hashKey is what a request is hashed by.
+func (d *destination) hashKey(x *exchange.Exchange) string {
+	if len(d.key) == 1 && d.key[0].value != nil {
+		return d.key[0].value(x)
+	}
+	var b strings.Builder
+	for _, p := range d.key {
+		if p.value != nil {
+			b.WriteString(p.value(x))
+		} else {
+			b.WriteString(p.text)
+		}
+	}
+	return b.String()
+}

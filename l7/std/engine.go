@@ -1,0 +1,245 @@
+package std
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-project/fairlead/l7/certs"
+	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/h1"
+)
+
+// A Handler answers requests. Its methods are called by many goroutines at the same time.
+type Handler interface {
+	// Handle puts an answer into x.Response. If there is one already, the engine has refused the request
+	// for how it was written, and only its looks may be changed. Of an answer with status 101, Tunnel does the rest.
+	Handle(x *exchange.Exchange)
+
+	// Tunnel joins a client whose request was answered with 101 to whoever has answered. early is what the
+	// client has sent already. It closes client.
+	Tunnel(x *exchange.Exchange, client net.Conn, early []byte) (in, out int64, err error)
+
+	// Done is called once for each x that Handle was, when everything is over.
+	Done(x *exchange.Exchange, d Done)
+}
+
+// Done says how an exchange ended.
+type Done struct {
+	Status  int   // that the client was told; 0 if none could be
+	In, Out int64 // bytes of bodies
+	Err     error // why the answer is not whole: the body's own error, or the client's
+	Panic   any   // what a Handler has panicked with
+}
+
+// A Settings is what connections are treated by. It can be replaced while they stand: those that come later go by the new one.
+type Settings struct {
+	Gate    *h1.Config    // required
+	Idle    time.Duration // between two requests
+	TLS     *tls.Config   // for listeners with TLS: what it offers by ALPN is served
+	Streams int           // of one HTTP/2 connection at a time; 0 means 128
+
+	// Proxy has the sources from which PROXY protocol is required. Others are refused while it
+	// is not nil.
+	Proxy        []netip.Prefix
+	ProxyTimeout time.Duration // 0 means 5 s
+}
+
+// A Config is what an Engine needs.
+type Config struct {
+	Handler  Handler      // required
+	Log      *slog.Logger // required
+	Settings Settings
+	Limiter  *certs.Limiter // of handshakes; nil: none
+
+	// Passthrough takes connections whose TLS is somebody else's: it reports whether a server name is. The
+	// connection is given to it with nothing taken away, and is its own from there on. nil: there are none.
+	Passthrough func(sni string) func(net.Conn)
+
+	MaxConns int64 // 0 means 65,536
+}
+
+// handshakeTimeout bounds a whole TLS handshake.
+const handshakeTimeout = 15 * time.Second
+
+// An Engine serves clients. Serve may be called for any number of listeners.
+type Engine struct {
+	cfg     Config
+	current atomic.Pointer[generation]
+	stats   Stats
+
+	mu       sync.Mutex
+	all      map[*generation]struct{}
+	closing  bool
+	conns    map[net.Conn]struct{} // not with a server yet
+	tunnels  sync.WaitGroup
+	stopping chan struct{}
+}
+
+// A generation is a server with one version of the Settings.
+type generation struct {
+	settings Settings
+	server   *http.Server
+	conns    *queue
+}
+
+// New returns an Engine that serves nobody yet.
+func New(c Config) *Engine {
+	if c.MaxConns == 0 {
+		c.MaxConns = 65536
+	}
+	e := &Engine{cfg: c, all: make(map[*generation]struct{}), conns: make(map[net.Conn]struct{}), stopping: make(chan struct{})}
+	e.Configure(c.Settings)
+	return e
+}
+
+// Stats returns the counters of e.
+func (e *Engine) Stats() *Stats { return &e.stats }
+
+// Configure makes s what later connections are treated by.
+func (e *Engine) Configure(s Settings) {
+	if s.Streams <= 0 {
+		s.Streams = 128
+	}
+	if s.ProxyTimeout <= 0 {
+		s.ProxyTimeout = 5 * time.Second
+	}
+	g := &generation{settings: s, conns: newQueue()}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	g.server = &http.Server{
+		Handler:        http.HandlerFunc(e.serve),
+		Protocols:      protocols,
+		ConnState:      e.noteState,
+		MaxHeaderBytes: 64 << 10, // of HTTP/2; the Gate bounds HTTP/1.1
+		ErrorLog:       slog.NewLogLogger(e.cfg.Log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: s.Streams, MaxReadFrameSize: 64 << 10,
+			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
+			SendPingTimeout: s.Idle, WriteByteTimeout: s.Gate.WriteGap,
+		},
+	}
+	s.Gate.Configure(g.server)
+	g.server.IdleTimeout = s.Idle
+	e.mu.Lock()
+	if e.closing {
+		e.mu.Unlock()
+		return
+	}
+	e.all[g] = struct{}{}
+	e.mu.Unlock()
+	e.current.Store(g)
+	go g.server.Serve(g.conns) // ends with Shutdown or Close, which say how it went
+}
+
+// Serve accepts clients of l until the Engine is shut down, and then returns nil. l is not closed: who has made it may
+// have handed it to another process.
+func (e *Engine) Serve(ctx context.Context, l net.Listener, secure bool) error {
+	var pause time.Duration
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil || e.over():
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept connections at %v: %w", l.Addr(), err)
+		case err != nil: // no descriptor, most likely
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			e.stats.AcceptErrors.Add(1)
+			e.cfg.Log.Error("cannot accept connections", "address", l.Addr().String(), "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			continue
+		}
+		pause = 0
+		if e.stats.Open.Load() >= e.cfg.MaxConns {
+			e.stats.Shed.Add(1)
+			conn.Close()
+			continue
+		}
+		go e.welcome(ctx, e.current.Load(), conn, secure)
+	}
+}
+
+func (e *Engine) over() bool {
+	select {
+	case <-e.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// hold remembers a connection that no server has yet. It reports false if it is too late for new ones.
+func (e *Engine) hold(c net.Conn) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing {
+		return false
+	}
+	e.conns[c] = struct{}{}
+	return true
+}
+
+func (e *Engine) letGo(c net.Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.conns, c)
+}
+
+// Stop has Serve return soon; connections that stand go on. The listeners' deadlines or their owner wake Accept.
+func (e *Engine) Stop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closing {
+		e.closing = true
+		close(e.stopping)
+	}
+}
+
+// Shutdown tells clients to go elsewhere with their next request, waits for the requests under way, and ends
+// what is left when ctx is done. Nothing is served afterwards.
+func (e *Engine) Shutdown(ctx context.Context) error {
+	e.Stop()
+	e.mu.Lock()
+	for c := range e.conns {
+		c.Close()
+	}
+	var all []*generation
+	for g := range e.all {
+		all = append(all, g)
+	}
+	e.mu.Unlock()
+	var group sync.WaitGroup
+	errs := make([]error, len(all))
+	for i, g := range all {
+		group.Go(func() {
+			if errs[i] = g.server.Shutdown(ctx); errs[i] != nil {
+				g.server.Close()
+			}
+		})
+	}
+	group.Wait()
+	tunnels := make(chan struct{})
+	go func() { e.tunnels.Wait(); close(tunnels) }()
+	select {
+	case <-tunnels:
+	case <-ctx.Done():
+		errs = append(errs, errors.New("tunnels were still open"))
+	}
+	return errors.Join(errs...)
+}

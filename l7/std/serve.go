@@ -1,0 +1,219 @@
+package std
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/textproto"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/h1"
+)
+
+// A session is one request with what the server has given us for it.
+type session struct {
+	engine *Engine
+	w      http.ResponseWriter
+	r      *http.Request
+	q      *h1.Request // nil for HTTP/2
+	x      exchange.Exchange
+	body   requestBody
+	done   Done
+	wrote  bool
+}
+
+// serve is the handler of the server.
+func (e *Engine) serve(w http.ResponseWriter, r *http.Request) {
+	e.stats.Active.Add(1)
+	defer e.stats.Active.Add(-1)
+	s := &session{engine: e, w: w, r: r, q: h1.Of(r)}
+	s.begin()
+	defer s.end()
+	e.cfg.Handler.Handle(&s.x)
+	s.answer()
+}
+
+// end tells the Handler how it went. What panics ends this request and no other: if the client has
+// been told nothing yet it gets 500, else its connection ends.
+func (s *session) end() {
+	s.done.In = s.body.n
+	if s.done.Panic = recover(); s.done.Panic != nil {
+		s.engine.stats.Panics.Add(1)
+		if !s.wrote {
+			s.done.Status = http.StatusInternalServerError
+			s.w.WriteHeader(s.done.Status)
+		}
+	}
+	if r := s.x.Response; r != nil && r.Body != nil {
+		r.Body.Close()
+	}
+	s.engine.cfg.Handler.Done(&s.x, s.done)
+	if s.done.Status != http.StatusSwitchingProtocols && (s.done.Err != nil || s.done.Panic != nil && s.wrote) {
+		panic(http.ErrAbortHandler) // the answer is not whole, and the client must see that
+	}
+}
+
+// begin fills in the Exchange.
+func (s *session) begin() {
+	x, r := &s.x, s.r
+	x.Context = r.Context()
+	x.Request.Started = time.Now()
+	x.Interim = s.interim
+	if s.q != nil {
+		s.beginHTTP1()
+	} else {
+		s.beginHTTP2()
+	}
+	x.Request.Client = x.Request.Peer
+	x.Request.Secure = x.Request.TLS != nil
+	if path, query, ok := strings.Cut(x.Request.RawPath, "?"); ok {
+		x.Request.RawPath, x.Request.Query, x.Request.HasQuery = path, query, true
+	}
+	if x.Request.Length != 0 {
+		s.body.from = r.Body
+		x.Request.Body = &s.body
+	}
+}
+
+func (s *session) beginHTTP1() {
+	q, x := s.q, &s.x.Request
+	conn := q.Conn()
+	if t, ok := conn.(*tls.Conn); ok {
+		state := t.ConnectionState()
+		x.TLS = &state
+	}
+	x.Peer, x.Local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+	x.Method, x.Protocol, x.RawHost, x.RawPath = q.Method, q.Protocol, q.Host, q.Target
+	x.Header, x.Length, x.Upgrade, x.Trailers = q.Header, q.Length, q.Upgrade, q.Trailers
+	if q.Refused != nil {
+		s.x.Answer(q.Refused.Status, q.Refused.Reason)
+		x.Length = 0
+		return
+	}
+	if x.Length == exchange.Unknown {
+		x.Trailer = &q.Trailer
+	}
+	if x.Length != 0 {
+		s.body.interrupt = q.Interrupt
+		// Or the server would throw away what is left of a request as soon as it is answered.
+		_ = http.NewResponseController(s.w).EnableFullDuplex()
+	}
+}
+
+func (s *session) beginHTTP2() {
+	r, x := s.r, &s.x.Request
+	x.TLS = r.TLS
+	x.Protocol = exchange.HTTP2
+	x.Method, x.RawHost, x.RawPath, x.Length = r.Method, r.Host, r.RequestURI, r.ContentLength
+	x.Peer, _ = netip.ParseAddrPort(r.RemoteAddr)
+	x.Peer = netip.AddrPortFrom(x.Peer.Addr().Unmap(), x.Peer.Port())
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		x.Local = addrPort(a)
+	}
+	x.Trailers = strings.EqualFold(r.Header.Get("Te"), "trailers")
+	x.Header = make(exchange.Header, 0, len(r.Header)+8)
+	for name, values := range r.Header {
+		if h1.HopByHop(name) || strings.Contains(name, "_") {
+			continue
+		}
+		if name == "Cookie" && len(values) > 1 { // RFC 9113 section 8.2.3
+			x.Header.Add(name, strings.Join(values, "; "))
+			continue
+		}
+		for _, v := range values {
+			x.Header.Add(name, v)
+		}
+	}
+	if reason := s.refuse(); reason != "" {
+		s.x.Answer(http.StatusBadRequest, reason)
+		x.Length = 0
+		return
+	}
+	if x.Length != 0 {
+		s.body.interrupt = func() { r.Body.Close() }
+		x.Trailer = new(exchange.Header)
+		s.body.trailer = func() {
+			for name, values := range r.Trailer {
+				for _, v := range values {
+					if h1.TrailerAllowed(name) {
+						x.Trailer.Add(name, v)
+					}
+				}
+			}
+		}
+	}
+}
+
+// refuse says what is wrong with a request of HTTP/2 once it is written as HTTP/1.1, where the
+// server has not looked.
+func (s *session) refuse() string {
+	x := &s.x.Request
+	switch {
+	case x.Method == http.MethodConnect:
+		return "connect"
+	case !h1.ValidToken(x.Method) || len(x.Method) > 32:
+		return "method"
+	case x.RawPath != "*" && !strings.HasPrefix(x.RawPath, "/") || !h1.ValidTarget(x.RawPath):
+		return "target"
+	case !h1.ValidHost(x.RawHost):
+		return "host"
+	}
+	if host := s.r.Header.Get("Host"); host != "" && !strings.EqualFold(host, x.RawHost) {
+		return "host"
+	}
+	for i := range x.Header {
+		if !h1.ValidToken(x.Header[i].Name) || !h1.ValidValue(x.Header[i].Value) {
+			return "field"
+		}
+	}
+	return ""
+}
+
+// interim is Exchange.Interim.
+func (s *session) interim(status int, h exchange.Header) {
+	if s.x.Request.Protocol == exchange.HTTP10 || s.wrote {
+		return
+	}
+	to := s.w.Header()
+	for _, f := range h {
+		to[textproto.CanonicalMIMEHeaderKey(f.Name)] = append(to[textproto.CanonicalMIMEHeaderKey(f.Name)], f.Value)
+	}
+	s.w.WriteHeader(status)
+	clear(to)
+}
+
+// A requestBody counts what is read of a request's body.
+type requestBody struct {
+	from      io.ReadCloser
+	interrupt func()
+	trailer   func() // called once, at the end
+	n         int64
+}
+
+// Read reads the body.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.from.Read(p)
+	b.n += int64(n)
+	if err == io.EOF && b.trailer != nil {
+		b.trailer()
+		b.trailer = nil
+	}
+	return n, err
+}
+
+// Interrupt ends a Read that waits for the client, from another goroutine, and all later ones.
+func (b *requestBody) Interrupt() { b.interrupt() }
+
+var errNoAnswer = errors.New("nobody has answered")
+
+func bodyless(method string, status int) bool {
+	return method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
+}
+
+func length(n int64) string { return strconv.FormatInt(n, 10) }
