@@ -1,8 +1,10 @@
 package l7
 
 import (
+	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/annotation"
@@ -104,6 +106,7 @@ func (s *Server) publish(d *ingress.Delta) {
 	}
 	for key, m := range d.Backends {
 		if m == nil && s.backends[key] != nil {
+			s.ejected.Add(s.backends[key].pool.Ejections())
 			s.backends[key].pool.Close()
 			delete(s.backends, key)
 		}
@@ -127,56 +130,55 @@ func (s *Server) report() {
 	if s.cfg.Problems == nil {
 		return
 	}
-	list := s.builder.Problems()
-	list = append(list, s.missingProblems()...)
-	list = append(list, s.secrets.globals...)
-	list = append(list, s.secrets.dates...)
-	s.cfg.Problems(list)
+	s.cfg.Problems(s.problems())
 }
 
-// reportMissing reports again if the backends that do not exist are others than before. s.mu is held.
+// problems is all that is wrong with objects. s.mu is held.
+func (s *Server) problems() []service.Problem {
+	return slices.Concat(s.builder.Problems(), s.missingProblems(), s.secrets.globals, s.secrets.dates)
+}
+
+// reportMissing reports again if backends have become good or bad. s.mu is held.
 func (s *Server) reportMissing() {
-	n := 0
-	for _, b := range s.backends {
-		if b.trouble != (trouble{}) {
-			n++
-		}
-	}
-	if n != s.missing || n > 0 {
-		s.missing = n
+	now := s.missingProblems()
+	if !slices.Equal(now, s.missing) {
+		s.missing = now
 		s.report()
 	}
 }
 
-// missingProblems are about Ingresses whose backends do not exist. s.mu is held.
+// missingProblems are about Ingresses whose backends do not exist, or may not be used. s.mu is held.
 func (s *Server) missingProblems() []service.Problem {
-	if s.last == nil {
-		return nil
-	}
-	var bad bool
-	for _, b := range s.backends {
-		bad = bad || b.trouble != (trouble{})
-	}
-	if !bad {
+	if s.last == nil || !s.anyTrouble() {
 		return nil
 	}
 	var list []service.Problem
-	seen := map[service.Problem]bool{}
 	for _, h := range s.builder.Model().Hosts {
 		for _, r := range append(slices.Clone(h.Routes), h.Fallback) {
 			if r == nil || r.WWW != "" {
 				continue
 			}
-			b := s.backends[r.Backend]
-			if b == nil || b.trouble == (trouble{}) {
-				continue
-			}
-			if p := r.Problem(b.trouble.reason, "%s", b.trouble.text); !seen[p] {
-				seen[p] = true
-				list = append(list, p)
+			switch b := s.backends[r.Backend]; {
+			case b == nil:
+			case b.trouble != (trouble{}):
+				list = append(list, r.Problem(b.trouble.reason, "%s", b.trouble.text))
+			case b.name != nil && !r.External:
+				list = append(list, r.Problem("ExternalNameRefused", "Service %v stands for a DNS name, which nobody has allowed (--enable-external-names)", b.key.Service))
 			}
 		}
 	}
-	slices.SortFunc(list, func(a, b service.Problem) int { return a.Object.Name.Compare(b.Object.Name) })
-	return list
+	slices.SortFunc(list, func(a, b service.Problem) int {
+		return cmp.Or(a.Object.Name.Compare(b.Object.Name), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(list)
+}
+
+// anyTrouble reports whether some backend does not exist, or is a name. s.mu is held.
+func (s *Server) anyTrouble() bool {
+	for _, b := range s.backends {
+		if b.trouble != (trouble{}) || b.name != nil {
+			return true
+		}
+	}
+	return false
 }

@@ -34,6 +34,10 @@ func (s *Server) ask(x *exchange.Exchange, f *flight) {
 		x.Answer(http.StatusServiceUnavailable, reasonNoBackend)
 		return
 	}
+	if d.backend.external.Load() && f.rule != nil && !f.rule.route.External {
+		x.Answer(http.StatusServiceUnavailable, reasonExternal)
+		return
+	}
 	s.budget.Begin()
 	f.counted = true
 	if !s.askAt(x, f, d) && f.rule != nil && f.rule.fallback != nil {
@@ -168,6 +172,7 @@ func (a *attempt) again(ep *balance.Endpoint, may bool) bool {
 	case !may, r.Tries > 0 && a.tries >= r.Tries, r.Within > 0 && time.Since(a.began) >= r.Within, !a.s.budget.Retry():
 		return false
 	}
+	a.s.stats.Retries.Add(1)
 	a.pick.Tried = append(a.pick.Tried, ep.Addr())
 	a.f.letGo()
 	return true

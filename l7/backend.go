@@ -20,7 +20,8 @@ type backend struct {
 	name    *externalName   // not nil: the Service stands for a DNS name
 	trouble trouble         // why there can be no endpoint
 
-	app atomic.Uint32 // upstream.Protocol that the Service says, HTTP if it does not
+	external atomic.Bool   // name is not nil
+	app      atomic.Uint32 // upstream.Protocol that the Service says, HTTP if it does not
 }
 
 // A trouble is why a backend does not exist. The zero trouble is none.
@@ -72,6 +73,7 @@ func (s *Server) resolve(b *backend) {
 	n := b.key.Service
 	old := b.name
 	b.ports, b.name, b.trouble = nil, nil, trouble{}
+	b.external.Store(s.external[n] != nil)
 	if e := s.external[n]; e != nil {
 		s.resolveExternal(b, e, old)
 		return

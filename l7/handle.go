@@ -20,6 +20,7 @@ const (
 	reasonSlash       = policy.ReasonSlashRedirect
 	reasonNoRoute     = "no-route"
 	reasonNoBackend   = "no-backend"
+	reasonExternal    = "external-name" // the Service stands for a DNS name, and that is not allowed
 	reasonNoEndpoint  = "no-endpoint"
 	reasonUnreachable = "unreachable"   // no connection
 	reasonBroken      = "broken"        // the connection broke before there was an answer
@@ -74,6 +75,7 @@ func (f *flight) letGo() {
 func (s *Server) Handle(x *exchange.Exchange) {
 	f := &flight{server: s}
 	x.Hold = f
+	s.stats.InFlight.Add(1)
 	if x.Response == nil && s.admit(x, f) {
 		s.ask(x, f)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-project/fairlead/l7/ingress"
 	"github.com/fairlead-project/fairlead/l7/policy"
 	"github.com/fairlead-project/fairlead/l7/route"
+	"github.com/fairlead-project/fairlead/l7/stats"
 	"github.com/fairlead-project/fairlead/l7/upstream"
 	"github.com/fairlead-project/fairlead/service"
 )
@@ -25,6 +26,8 @@ type rule struct {
 	choose   balance.Canary
 	fallback *destination // the annotation default-backend: who is asked when there are no endpoints, and for error pages
 	log      bool
+
+	stats, canaryStats *stats.Rule // the same if there is no canary
 }
 
 // A destination is a backend with one rule's way of asking it.
@@ -52,6 +55,8 @@ func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
 		route: r, log: r.Settings == nil || r.Settings.AccessLog,
 		target: targetOf(r.Ingress, r.Backend, r.Path),
 	}
+	out.stats = s.stats.Rule(stats.Key{Namespace: r.Ingress.Namespace, Ingress: r.Ingress.Name, Service: out.target.Service, Class: r.Class})
+	out.canaryStats = out.stats
 	if r.WWW == "" && r.Refused == "" {
 		out.primary = s.destination(r, r.Backend, r.Settings, out.target)
 	}
@@ -61,6 +66,7 @@ func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
 	if c := r.Canary; c != nil && c.Refused == "" && c.Settings.Canary != nil {
 		out.canary = s.destination(r, c.Backend, c.Settings, targetOf(c.Ingress, c.Backend, r.Path))
 		out.choose = *c.Settings.Canary
+		out.canaryStats = s.stats.Rule(stats.Key{Namespace: c.Ingress.Namespace, Ingress: c.Ingress.Name, Service: c.Backend.Service.Name, Class: r.Class})
 	}
 	options := r.Dialect.Options()
 	options.Rewritten = true

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-project/fairlead/l7/accesslog"
 	"github.com/fairlead-project/fairlead/l7/annotation"
 	"github.com/fairlead-project/fairlead/l7/balance"
 	"github.com/fairlead-project/fairlead/l7/certs"
@@ -18,6 +19,7 @@ import (
 	"github.com/fairlead-project/fairlead/l7/kube"
 	"github.com/fairlead-project/fairlead/l7/policy"
 	"github.com/fairlead-project/fairlead/l7/route"
+	"github.com/fairlead-project/fairlead/l7/stats"
 	"github.com/fairlead-project/fairlead/l7/std"
 	"github.com/fairlead-project/fairlead/l7/upstream"
 	"github.com/fairlead-project/fairlead/service"
@@ -58,11 +60,17 @@ type Server struct {
 	external map[service.Name]*service.External
 	secrets  certificates
 	last     *service.Snapshot
-	missing  int // backends that do not exist
+	missing  []service.Problem // with backends
 
 	objects, endpoints atomic.Bool // have been handed over once
 	ready              chan struct{}
 	compiled           compiled
+
+	started  time.Time
+	stats    *stats.Stats
+	unrouted *stats.Rule // of requests that no rule is about
+	access   *accesslog.Log
+	ejected  atomic.Uint64 // endpoints of Pools that are gone
 }
 
 // compiled counts what has become of changes.
@@ -89,7 +97,9 @@ func New(c Config) (*Server, error) {
 		wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		builder: ingress.NewBuilder(c.Ingress), backends: make(map[ingress.BackendKey]*backend),
 		plainTLS: upstream.TLSConfig(upstream.TLSOptions{}),
+		started:  time.Now(), stats: stats.New(),
 	}
+	s.unrouted = s.stats.Rule(stats.Key{})
 	s.secrets.hosts = make(map[string][]service.Name)
 	s.checker = balance.NewChecker(balance.HTTPProber((&net.Dialer{}).DialContext))
 	globals := annotation.DefaultGlobals()
@@ -123,12 +133,15 @@ func (s *Server) configure(g annotation.Globals) error {
 	if err != nil {
 		return fmt.Errorf("l7: %w", err)
 	}
+	if err := s.openLog(&g); err != nil {
+		return fmt.Errorf("l7: access log: %w", err)
+	}
 	settings := s.settings(g)
 	s.process.Store(&process{globals: g, forwarder: forwarder})
 	if s.engine == nil {
 		s.engine = std.New(std.Config{
 			Handler: s, Log: s.cfg.Log, Settings: settings, Limiter: s.limiter,
-			Passthrough: s.passthroughTo(), MaxConns: s.cfg.MaxConns,
+			Passthrough: s.passthroughTo(), MaxConns: s.cfg.MaxConns, Handshook: s.handshook,
 		})
 		return nil
 	}
@@ -165,6 +178,14 @@ func (s *Server) settings(g annotation.Globals) std.Settings {
 	return out
 }
 
+func (s *Server) handshook(state *tls.ConnectionState) {
+	if state == nil {
+		s.stats.Handshakes.Failed()
+	} else {
+		s.stats.Handshakes.Done(state)
+	}
+}
+
 // Engine returns what accepts clients.
 func (s *Server) Engine() *std.Engine { return s.engine }
 
@@ -180,6 +201,8 @@ func (s *Server) Run(ctx context.Context) error {
 	tasks.Go(func() { _ = s.checker.Run(ctx) })
 	tasks.Go(func() { s.resolveNames(ctx) })
 	tasks.Go(func() { s.watchDates(ctx) })
+	tasks.Go(func() { s.forgetStats(ctx) })
+	tasks.Go(func() { s.writeLog(ctx) })
 	if err := s.tickets.Run(ctx); err != nil {
 		return fmt.Errorf("l7: %w", err)
 	}
@@ -281,7 +304,9 @@ func (s *Server) checkReady() {
 // Done is of std.Handler.
 func (s *Server) Done(x *exchange.Exchange, d std.Done) {
 	f := flightOf(x)
+	s.stats.InFlight.Add(-1)
 	if d.Panic != nil {
+		s.stats.Panics.Add(1)
 		s.cfg.Log.Error("a request ended in a panic", "host", x.Request.Host, "path", x.Request.RawPath, "panic", fmt.Sprint(d.Panic))
 	}
 	f.end(x)

@@ -172,31 +172,39 @@ func (p *Proxy) Close() error { return errors.Join(p.tcp.Close(), p.udp.Close())
 func (p *Proxy) Follow(node *service.Node, ports []PortChange, places []PlaceChange) {
 	now := time.Now()
 	var left []leave
-	silent := make(map[netip.AddrPort]bool)
+	ended := make(map[netip.AddrPort]bool) // of UDP: all sessions there
 	p.mu.Lock()
 	p.node = node
 	for _, c := range ports {
 		left = append(left, p.change(c, now)...)
 	}
 	for _, c := range places {
-		if !c.serves() && c.Place.Protocol == service.UDP {
-			silent[c.Place.Addr] = true
+		if another := p.place(c); c.Place.Protocol == service.UDP && (another || !c.serves()) {
+			ended[c.Place.Addr] = true
 		}
-		if c.Frontend == nil {
-			delete(p.served, c.Place)
-			continue
-		}
-		p.served[c.Place] = frontend{p.ports[c.Port.ID], c.Frontend}
 	}
 	p.mu.Unlock()
 	// Not before: sessions ask where to go now.
-	if len(silent) > 0 {
-		p.udp.EndFrontends(func(a netip.AddrPort) bool { return silent[a] })
+	if len(ended) > 0 {
+		p.udp.EndFrontends(func(a netip.AddrPort) bool { return ended[a] })
 	}
 	p.tell()
 	for _, l := range left {
 		p.udp.Retarget(l.endpoint, func(f udp.Flow) bool { return p.portOf(f.Frontend) == l.port })
 	}
+}
+
+// place notes what is served at a place, and reports whether that is another Port
+// than before: it has other endpoints, and even where they are equal, other sessions.
+func (p *Proxy) place(c PlaceChange) (another bool) {
+	before := p.served[c.Place].port
+	if c.Frontend == nil {
+		delete(p.served, c.Place)
+		return before != nil
+	}
+	port := p.ports[c.Port.ID]
+	p.served[c.Place] = frontend{port, c.Frontend}
+	return before != nil && before != port
 }
 
 // serves reports whether anybody is served.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/userspace"
 )
 
 // parseFlags parses a command line of fairlead without a subcommand.
@@ -110,6 +112,9 @@ func TestConfig(t *testing.T) {
 		{"other switches", []string{"--masquerade-all", "--iptables-localhost-nodeports=false", "--proxy-mode=iptables", "-v", "4"}, func(c *config) {
 			c.Node.MasqueradeAll, c.Node.LocalhostPorts = true, false
 		}},
+		{"proxy for localhost", []string{"--localhost-nodeports-proxy", "--userspace-scheduler=lc"}, func(c *config) {
+			c.LocalhostProxy, c.Node.LocalhostPorts, c.Userspace = true, false, proxyConfig("lc")
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, _ := parseFlags(t, c.args...)
@@ -139,6 +144,9 @@ func TestConfigIPVS(t *testing.T) {
 	}{
 		{"defaults", nil, func(*config) {}},
 		{"localhost node ports", []string{"--iptables-localhost-nodeports"}, func(*config) {}},
+		{"proxy for localhost", []string{"--localhost-nodeports-proxy"}, func(c *config) {
+			c.LocalhostProxy, c.Userspace = true, proxyConfig("rr")
+		}},
 		{"periods", []string{"--ipvs-sync-period=10s", "--ipvs-min-sync-period=0s", "--iptables-sync-period=0s"}, func(c *config) {
 			c.SyncPeriod, c.MinSyncPeriod = 10*time.Second, 0
 		}},
@@ -170,6 +178,38 @@ func TestConfigIPVS(t *testing.T) {
 	}
 }
 
+// proxyConfig is the proxy as it is unless told otherwise, but for its scheduler.
+func proxyConfig(scheduler string) userspace.ProxyConfig {
+	c := userspace.ProxyConfig{
+		Config: userspace.DefaultConfig(), ConnectTimeout: 2 * time.Second, UDPTimeout: 2 * time.Minute, MaxSessions: 65536,
+	}
+	c.Balance.Default.Algorithm = scheduler
+	return c
+}
+
+// TestConfigLocalhostProxy: userspace mode has no use for another proxy, and says so.
+func TestConfigLocalhostProxy(t *testing.T) {
+	for _, mode := range []string{"userspace", "iptables"} {
+		p := testProcess(t, t.TempDir(), "--proxy-mode="+mode, "--localhost-nodeports-proxy")
+		var said bytes.Buffer
+		p.log = slog.New(slog.NewTextHandler(&said, nil))
+		local, err := p.openLocalhost([]service.Family{service.IPv4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		another := mode != "userspace"
+		if (local != nil) != another || len(local.planes()) > 0 != another || p.cfg.Node.LocalhostPorts == another {
+			t.Errorf("%s: another proxy: %t, node ports at localhost by the mode itself: %t", mode, local != nil, p.cfg.Node.LocalhostPorts)
+		}
+		if strings.Contains(said.String(), "--localhost-nodeports-proxy does nothing") == another {
+			t.Errorf("%s: it says %q", mode, said.String())
+		}
+		if err := local.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -177,6 +217,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available in this version; available: iptables, ipvs, userspace"}},
 		{[]string{"--proxy-mode=userspace", "--userspace-scheduler=twos"}, []string{`--userspace-scheduler: unknown scheduler "twos"; valid: dh, fo, lc, `}},
+		{[]string{"--localhost-nodeports-proxy", "--userspace-scheduler=twos"}, []string{`--userspace-scheduler: unknown scheduler "twos"`}},
 		{[]string{"--proxy-mode=userspace", "--userspace-port=65534"}, []string{"--userspace-port: 65534 is not between 1 and 65533"}},
 		{
 			[]string{"--proxy-mode=userspace", "--userspace-connect-timeout=0s", "--userspace-udp-timeout=-1s", "--userspace-max-udp-sessions=0"},

@@ -8,6 +8,8 @@
 //	fairlead plan     print what would be put in force; no root, no cluster
 //	fairlead trace    explain what happens to a packet
 //	fairlead ipvs     show the virtual servers of this machine, by Service
+//	fairlead l7       serve the Ingresses of the cluster; a process of its own, which needs no privileges
+//	fairlead check    say what becomes of Ingresses made for ingress-nginx
 //	fairlead cleanup  remove everything fairlead has put in the kernel
 //
 // # Exit status
@@ -31,6 +33,9 @@
 //	problems.go  what operators hear about objects
 //	offline.go   what plan, trace and ipvs have in common
 //	trace.go     what is decided about a packet; trace_rules.go what is done to it
+//	l7.go        fairlead l7; flags_l7.go its flags, l7_listen.go its listeners
+//	l7_child.go  fairlead l7 as a child of fairlead, for --l7
+//	check.go     fairlead check
 //	show_ipvs.go virtual servers and the Services they are for
 //
 // The tests in house_test.go hold the whole repository to its rules.

@@ -53,6 +53,8 @@ type flags struct {
 	ConntrackUDP            time.Duration
 	ConntrackUDPStream      time.Duration
 
+	L7 l7ChildFlags
+
 	Verbosity int
 	Version   bool
 }
@@ -68,6 +70,7 @@ func (f *flags) addRun(fs *pflag.FlagSet) {
 	f.addUserspace(fs)
 	f.addServers(fs)
 	f.addConntrack(fs)
+	f.L7.add(fs)
 	f.addLog(fs)
 	fs.BoolVar(&f.Version, "version", false, "print the version and exit")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/fairlead-project/fairlead/l7/handover"
 	"github.com/fairlead-project/fairlead/service"
@@ -55,8 +56,10 @@ func (p *l7Process) listen(ctx context.Context) (*l7Listeners, error) {
 func (l *l7Listeners) serve(ctx context.Context, p *l7Process) {
 	l.serving = true
 	for name, listener := range l.open {
-		secure := name[:len("https")] == "https"
-		p.start(ctx, func(ctx context.Context) error { return p.server.Engine().Serve(ctx, listener, secure) })
+		scheme, _, _ := strings.Cut(name, " ")
+		p.start(ctx, func(ctx context.Context) error {
+			return p.server.Engine().Serve(ctx, scheme, listener, scheme == "https")
+		})
 		p.log.Info("serving", "what", name, "at", listener.Addr().String())
 	}
 	if l.estate != nil {

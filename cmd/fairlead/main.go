@@ -67,12 +67,14 @@ func (c command) dispatch(ctx context.Context, args []string) error {
 		return c.ipvs(ctx, rest)
 	case "cleanup":
 		return c.cleanup(ctx, rest)
+	case "check":
+		return c.check(ctx, rest)
 	case "l7":
 		return c.l7(ctx, rest)
 	case "help":
 		return c.run(ctx, []string{"--help"})
 	default:
-		return fmt.Errorf("unknown subcommand %q; there are l7, plan, trace, ipvs and cleanup (%w)", verb, errUsage)
+		return fmt.Errorf("unknown subcommand %q; there are l7, check, plan, trace, ipvs and cleanup (%w)", verb, errUsage)
 	}
 }
 

@@ -65,6 +65,7 @@ type request struct {
 	dataplane string     // key of the dataplanes
 	ipvs      ipvsConfig // zero for other dataplanes
 	userspace userspace.Config
+	localhost bool // node ports at localhost are a proxy's
 }
 
 // request returns what w asks for. The error joins everything that is wrong.
@@ -78,7 +79,7 @@ func (w *worldFlags) request() (request, error) {
 	w.ProxyMode = mode
 	cfg, err := w.config()
 	errs = append(errs, err)
-	r := request{node: cfg.Node, zone: w.Zone, dataplane: mode, ipvs: cfg.IPVS, userspace: cfg.Userspace.Config}
+	r := request{node: cfg.Node, zone: w.Zone, dataplane: mode, ipvs: cfg.IPVS, userspace: cfg.Userspace.Config, localhost: cfg.LocalhostProxy}
 	switch strings.ToLower(w.Family) {
 	case "both", "": // a trace goes by its packet
 		r.families = []service.Family{service.IPv4, service.IPv6}

@@ -151,6 +151,13 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	}
 	p.start(ctx, local.run)
 	p.start(ctx, func(ctx context.Context) error { return eng.watch(ctx, loop.AuditSoon) })
+	if p.flags.L7.Enabled {
+		task, err := p.child(name)
+		if err != nil {
+			return err
+		}
+		p.start(ctx, task)
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/userspace"
+	"github.com/fairlead-project/fairlead/userspace/localhost"
 )
 
 // A simulation is what a dataplane would have happen to a packet.
@@ -44,13 +45,28 @@ type simulator func(*service.Snapshot, service.Flow) simulation
 
 // simulator returns that of the dataplane r asks for.
 func (r request) simulator(f *flags) simulator {
-	if r.dataplane == modeIPVS {
-		return simulateIPVS(r.ipvs.plan(f.MasqueradeBit))
+	simulate := simulateIptables(iptablesConfig(f))
+	switch r.dataplane {
+	case modeIPVS:
+		simulate = simulateIPVS(r.ipvs.plan(f.MasqueradeBit))
+	case modeUserspace:
+		simulate = simulateUserspace(r.userspace)
 	}
-	if r.dataplane == modeUserspace {
-		return simulateUserspace(r.userspace)
+	if r.localhost {
+		simulate = besideLocalhost(simulate)
 	}
-	return simulateIptables(iptablesConfig(f))
+	return simulate
+}
+
+// besideLocalhost adds the proxy for localhost to what another dataplane does.
+func besideLocalhost(simulate simulator) simulator {
+	return func(snap *service.Snapshot, flow service.Flow) simulation {
+		sim := simulate(snap, flow)
+		if p := localhost.Listener(snap, userspace.Place{Protocol: flow.Protocol, Addr: flow.Dst}); p != nil {
+			sim.met = append(sim.met, fmt.Sprintf("proxy for localhost, which listens at %v/%s for %v", flow.Dst, flow.Protocol, p.ID.Service))
+		}
+		return sim
+	}
 }
 
 // simulateUserspace shows what the proxy may do with a packet that it gets as what

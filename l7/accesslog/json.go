@@ -28,7 +28,7 @@ func (ln *line) json() {
 	b = append(b, `Z","client":"`...)
 	b = addr(b, r.Client.Addr())
 	b = append(b, '"')
-	b = field(b, `,"method":"`, r.Method, limitOther)
+	b = always(b, `,"method":"`, r.Method, limitOther)
 	b = always(b, `,"host":"`, r.Host, limitHost)
 	b = always(b, `,"path":"`, r.RawPath, limitPath)
 	b = field(b, `,"query":"`, r.Query, limitPath)
@@ -48,7 +48,7 @@ func (ln *line) json() {
 	b = field(ln.buf, `,"user":"`, x.User, limitOther)
 	b = field(b, `,"request_id":"`, r.ID, limitOther)
 	b = field(b, `,"trace_id":"`, traceID(r.Header), limitOther)
-	b = jsonTLS(b, r.TLS)
+	b = ln.jsonTLS(b, r.TLS)
 	b = field(b, `,"reason":"`, ln.reason(), limitOther)
 	b = field(b, `,"user_agent":"`, r.Header.Get("User-Agent"), limitAgent)
 	b = field(b, `,"referer":"`, r.Header.Get("Referer"), limitAgent)
@@ -120,13 +120,13 @@ func separate(b []byte, i int) []byte {
 	return b
 }
 
-func jsonTLS(b []byte, s *tls.ConnectionState) []byte {
+func (ln *line) jsonTLS(b []byte, s *tls.ConnectionState) []byte {
 	if s == nil {
 		return b
 	}
 	b = field(b, `,"tls_version":"`, tlsVersion(s.Version), limitOther)
 	b = field(b, `,"tls_sni":"`, s.ServerName, limitHost)
-	return field(b, `,"tls_cipher":"`, tls.CipherSuiteName(s.CipherSuite), limitOther)
+	return field(b, `,"tls_cipher":"`, ln.cipherName(s.CipherSuite), limitOther)
 }
 
 // field appends a string unless it is empty. The key comes with all that stands in front of the value.

@@ -1,6 +1,7 @@
 package accesslog
 
 import (
+	"crypto/tls"
 	"strconv"
 	"time"
 
@@ -18,6 +19,10 @@ type line struct {
 	utc  stamp
 	here stamp
 	iso  stamp
+
+	// The last cipher suite that was written: crypto/tls makes a list of all to find a name.
+	cipher     uint16
+	cipherText string
 }
 
 // A stamp is a time to the second as text, kept because most lines of a second share it.
@@ -35,8 +40,8 @@ func (s *stamp) append(dst []byte, t time.Time, layout string) []byte {
 
 // make fills buf.
 func (ln *line) make(f *format) {
-	if cap(ln.buf) > maxLine {
-		ln.buf = nil
+	if cap(ln.buf) > chunk {
+		ln.buf = nil // a rare one; memory is not kept for it
 	}
 	ln.buf = ln.buf[:0]
 	if f.parts == nil {
@@ -45,6 +50,14 @@ func (ln *line) make(f *format) {
 		ln.text(f)
 	}
 	ln.buf = append(ln.buf, '\n')
+}
+
+// cipherName returns the name of a cipher suite.
+func (ln *line) cipherName(id uint16) string {
+	if id != ln.cipher || ln.cipherText == "" {
+		ln.cipher, ln.cipherText = id, tls.CipherSuiteName(id)
+	}
+	return ln.cipherText
 }
 
 func (ln *line) status() int {
@@ -74,7 +87,7 @@ func (ln *line) text(f *format) {
 	for i := range f.parts {
 		p := &f.parts[i]
 		switch {
-		case len(ln.buf) > maxLine-valueLimit*6:
+		case len(ln.buf) > textLimit:
 			return // far more than any log is made for
 		case p.plain != nil:
 			n := len(ln.buf)

@@ -15,13 +15,10 @@ import (
 
 const (
 	defaultQueue = 4 << 20
-	// maxLine bounds one line, so that a request with many tries, or a template with many variables, cannot take the queue from all others.
-	maxLine = 64 << 10
-	// delay is for how long lines gather before they are written together, unless they are batch bytes.
+	// chunk is how much is written at once. No line is longer.
+	chunk = 64 << 10
+	// delay is for how long lines gather before they are written together, unless a chunk is full.
 	delay = 10 * time.Millisecond
-	batch = 64 << 10
-	// keep is the largest buffer that is kept for reuse.
-	keep = 1 << 20
 	// lanes are what lines queue in, so that CPUs do not meet at one lock.
 	lanes = 16
 )
@@ -56,6 +53,7 @@ type Log struct {
 	lanes   [lanes]lane
 	next    atomic.Uint32 // lane of the next line
 	pool    sync.Pool     // of *line
+	chunks  sync.Pool     // of *lines
 	queued  atomic.Int64  // bytes, those being written included
 	wake    chan struct{}
 	waiting atomic.Bool // Run has been woken, and has not begun to write
@@ -67,10 +65,15 @@ type Log struct {
 
 // A lane is a part of the queue.
 type lane struct {
-	mu    sync.Mutex
-	lines int
-	buf   []byte
-	_     [64]byte // lanes must not share a cache line
+	mu     sync.Mutex
+	chunks []*lines // the last one is being filled
+	_      [64]byte // lanes must not share a cache line
+}
+
+// lines are some whole lines.
+type lines struct {
+	n   uint64
+	buf []byte
 }
 
 // A format is a Config taken apart.
@@ -90,7 +93,8 @@ func New(w io.Writer, c Config) (*Log, error) {
 	if err := l.Configure(c); err != nil {
 		return nil, err
 	}
-	l.pool.New = func() any { return &line{lane: &l.lanes[l.next.Add(1)%lanes]} }
+	l.pool.New = func() any { return &line{lane: &l.lanes[l.next.Add(1)%lanes], buf: make([]byte, 0, 1024)} }
+	l.chunks.New = func() any { return &lines{buf: make([]byte, 0, chunk)} }
 	return l, nil
 }
 
@@ -143,23 +147,35 @@ func (f *format) skipped(path string) bool {
 // put queues the line in ln.
 func (l *Log) put(ln *line) {
 	n := int64(len(ln.buf))
-	if l.queued.Add(n) > l.limit {
-		l.queued.Add(-n)
+	if n > chunk || l.queued.Add(n) > l.limit {
+		if n <= chunk {
+			l.queued.Add(-n)
+		}
 		l.dropped.Add(1)
 		return
 	}
-	la := ln.lane
-	la.mu.Lock()
-	la.buf = append(la.buf, ln.buf...)
-	la.lines++
-	size := len(la.buf)
-	la.mu.Unlock()
-	if size >= batch && size-len(ln.buf) < batch {
+	if ln.lane.put(ln.buf, &l.chunks) {
 		poke(l.full)
 	}
 	if !l.waiting.Load() && !l.waiting.Swap(true) {
 		poke(l.wake)
 	}
+}
+
+// put adds a line, and reports whether that has filled a chunk.
+func (la *lane) put(b []byte, pool *sync.Pool) (full bool) {
+	la.mu.Lock()
+	defer la.mu.Unlock()
+	n := len(la.chunks)
+	if n == 0 || len(la.chunks[n-1].buf)+len(b) > chunk {
+		la.chunks = append(la.chunks, pool.Get().(*lines))
+		full = n > 0
+		n++
+	}
+	last := la.chunks[n-1]
+	last.buf = append(last.buf, b...)
+	last.n++
+	return full
 }
 
 func poke(c chan struct{}) {
@@ -172,62 +188,54 @@ func poke(c chan struct{}) {
 // Run writes what is queued until ctx is done, and then what is left. It waits for the writer as long as that takes. Lines that
 // cannot be written are dropped and counted; Run goes on, and returns the last error at its end. It is called once.
 func (l *Log) Run(ctx context.Context) error {
-	var spare []byte
 	var last error
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			_, err := l.flush(spare)
-			if err == nil {
-				err = last
-			}
-			if err != nil {
-				return fmt.Errorf("write the access log: %w", err)
-			}
-			return nil
 		case <-l.wake:
+			timer.Reset(delay)
+			select {
+			case <-ctx.Done():
+			case <-l.full:
+			case <-timer.C:
+			}
+			l.waiting.Store(false)
 		}
-		timer.Reset(delay)
-		select {
-		case <-ctx.Done():
-		case <-l.full:
-		case <-timer.C:
+		if err := l.flush(); err != nil {
+			last = fmt.Errorf("write the access log: %w", err)
 		}
-		l.waiting.Store(false)
-		var err error
-		if spare, err = l.flush(spare); err != nil {
-			last = err
+		if ctx.Err() != nil {
+			return last
 		}
 	}
 }
 
-// flush writes what is in the lanes. It returns a buffer for the next call.
-func (l *Log) flush(spare []byte) ([]byte, error) {
+// flush writes what is in the lanes.
+func (l *Log) flush() error {
 	var last error
+	var taken []*lines
 	for i := range l.lanes {
 		la := &l.lanes[i]
 		la.mu.Lock()
-		if la.lines == 0 {
-			la.mu.Unlock()
-			continue
-		}
-		buf, lines := la.buf, la.lines
-		la.buf, la.lines = spare[:0], 0
+		taken = append(taken, la.chunks...)
+		clear(la.chunks)
+		la.chunks = la.chunks[:0]
 		la.mu.Unlock()
-		if _, err := l.w.Write(buf); err != nil {
-			last = err
-			l.dropped.Add(uint64(lines))
-		} else {
-			l.written.Add(uint64(lines))
-		}
-		l.queued.Add(-int64(len(buf)))
-		if spare = buf; cap(spare) > keep {
-			spare = nil
-		}
 	}
-	return spare, last
+	for _, c := range taken {
+		if _, err := l.w.Write(c.buf); err != nil {
+			last = err
+			l.dropped.Add(c.n)
+		} else {
+			l.written.Add(c.n)
+		}
+		l.queued.Add(-int64(len(c.buf)))
+		c.n, c.buf = 0, c.buf[:0]
+		l.chunks.Put(c)
+	}
+	return last
 }
 
 // Lines returns how many lines have been written, and how many were dropped for want of space or because of an error.

@@ -14,6 +14,10 @@ const UpstreamInfo = `$remote_addr - $remote_user [$time_local] "$request" $stat
 const (
 	// valueLimit is where a value in a template is cut.
 	valueLimit = 4 << 10
+	// textLimit is the length from which on a line gets no more parts. One more part cannot make it longer than a chunk.
+	textLimit = chunk - 6*valueLimit - 1<<10
+	// maxText bounds the template itself.
+	maxText = 16 << 10
 	// maxParts bounds a template: each part costs time in every request.
 	maxParts = 512
 )
@@ -32,6 +36,9 @@ func parse(s string) ([]part, error) {
 	s = strings.TrimRight(s, "\n") // what a block of YAML ends with
 	if s == "" {
 		return nil, errors.New("the template is empty")
+	}
+	if len(s) > maxText {
+		return nil, fmt.Errorf("the template has %d bytes, more than %d", len(s), maxText)
 	}
 	var parts []part
 	var text strings.Builder

@@ -126,7 +126,13 @@ func tlsVariables() []valueVariable {
 		}
 	}
 	return []valueVariable{
-		{"ssl_cipher", state(func(s *tls.ConnectionState) string { return tls.CipherSuiteName(s.CipherSuite) })},
+		{"ssl_cipher", func(ln *line, _ string) (string, bool) {
+			s := ln.x.Request.TLS
+			if s == nil {
+				return "", false
+			}
+			return ln.cipherName(s.CipherSuite), true
+		}},
 		{"ssl_client_i_dn", state(func(s *tls.ConnectionState) string {
 			if len(s.PeerCertificates) == 0 {
 				return ""

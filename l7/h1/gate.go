@@ -1,8 +1,11 @@
 package h1
 
 import (
+	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -81,6 +84,8 @@ type Gate struct {
 	number  uint64        // of the last head
 	seen    int           // bytes thrown away after the last request
 	slots   [2]Request    // the request that is being answered and the one that has come too early
+
+	tls *tls.ConnectionState // the handler's: once asked for
 
 	deadline
 	writeArmed time.Time
@@ -175,7 +180,8 @@ func (g *Gate) headDeadline() time.Time {
 	return g.headAt.Add(g.cfg.HeadTimeout)
 }
 
-// headError ends the connection quietly, unless the client was in the middle of a head.
+// headError ends the connection, quietly unless the client was in the middle of a head. What else has
+// gone wrong with it is of no use to the server, which would answer some errors with a 400 of its own.
 func (g *Gate) headError(err error) error {
 	begun := g.r < len(g.buf)
 	switch {
@@ -184,14 +190,14 @@ func (g *Gate) headError(err error) error {
 		return nil
 	case err == errOwnDeadline:
 		g.cfg.Stats.Idle.Add(1)
-		return io.EOF
-	case err == io.EOF && begun:
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return err // the server's, which comes back
+	case begun:
 		g.cfg.Stats.Truncated.Add(1)
-		g.state = inNothing
-	case err == io.EOF:
-		g.recycle()
 	}
-	return err
+	g.state = inNothing
+	g.recycle()
+	return io.EOF
 }
 
 // slot takes a number for the next request. Two are enough: the server reads ahead

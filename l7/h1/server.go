@@ -2,6 +2,7 @@ package h1
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,16 @@ func (q *Request) Interrupt() { q.gate.interrupt() }
 
 // Conn returns what the Gate stands in front of, for its addresses and TLS state.
 func (q *Request) Conn() net.Conn { return q.gate.Conn }
+
+// TLS returns the state of the client's TLS, the same for all requests of a connection, or nil in plain text.
+func (q *Request) TLS() *tls.ConnectionState {
+	g := q.gate
+	if t, ok := g.Conn.(*tls.Conn); ok && g.tls == nil {
+		state := t.ConnectionState()
+		g.tls = &state
+	}
+	return g.tls
+}
 
 type gateKey struct{}
 

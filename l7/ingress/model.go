@@ -62,6 +62,7 @@ type Route struct {
 	WWW string
 
 	Dialect  route.Dialect        // of the class of the Ingress
+	Class    string               // its name, or the value of the annotation; empty: the Ingress names none
 	Settings *annotation.Settings // of the Ingress, shared
 	Policy   *policy.Config       // what Settings come to for this Route; shared by Routes for which it is the same
 	Canary   *CanaryRoute         // nil: there is none

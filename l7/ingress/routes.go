@@ -52,7 +52,7 @@ func (h *hostState) route(d *draft, u *unit, b *Builder) *Route {
 		Kind: d.kind, Match: d.matcher.path, Regexp: d.re,
 		Backend: u.backend(d), Refused: d.refused, Default: u.instead,
 		External: u.dialect == route.Nginx || b.cfg.ExternalNames,
-		Dialect:  u.dialect, Settings: u.settings,
+		Dialect:  u.dialect, Settings: u.settings, Class: u.className(),
 	}
 	r.Path, r.Type = d.name()
 	config, err := r.Settings.Rule(annotation.Rule{

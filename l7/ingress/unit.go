@@ -278,3 +278,11 @@ func (u *unit) newProblem(reason, field, format string, args ...any) service.Pro
 func pathField(rule, path int) string {
 	return fmt.Sprintf("spec.rules[%d].http.paths[%d]", rule, path)
 }
+
+// className is what the Ingress calls its class.
+func (u *unit) className() string {
+	if u.in.Class != "" {
+		return u.in.Class
+	}
+	return u.in.Annotations[classAnnotation]
+}

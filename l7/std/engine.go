@@ -64,6 +64,9 @@ type Config struct {
 	// connection is given to it with nothing taken away, and is its own from there on. nil: there are none.
 	Passthrough func(sni string) func(net.Conn)
 
+	// Handshook hears of every TLS handshake: nil if it has failed. It must not block. Nil: nobody does.
+	Handshook func(*tls.ConnectionState)
+
 	MaxConns int64 // 0 means 65,536
 }
 
@@ -141,9 +144,10 @@ func (e *Engine) Configure(s Settings) {
 	go g.server.Serve(g.conns) // ends with Shutdown or Close, which say how it went
 }
 
-// Serve accepts clients of l until the Engine is shut down, and then returns nil. l is not closed: who has made it may
-// have handed it to another process.
-func (e *Engine) Serve(ctx context.Context, l net.Listener, secure bool) error {
+// Serve accepts clients of l until the Engine is shut down, and then returns nil. The name is for Stats. l is not
+// closed: who has made it may have handed it to another process.
+func (e *Engine) Serve(ctx context.Context, name string, l net.Listener, secure bool) error {
+	stats := e.stats.listener(name, l, secure)
 	var pause time.Duration
 	for {
 		conn, err := l.Accept()
@@ -157,7 +161,7 @@ func (e *Engine) Serve(ctx context.Context, l net.Listener, secure bool) error {
 			return fmt.Errorf("accept connections at %v: %w", l.Addr(), err)
 		case err != nil: // no descriptor, most likely
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			e.stats.AcceptErrors.Add(1)
+			stats.AcceptErrors.Add(1)
 			e.cfg.Log.Error("cannot accept connections", "address", l.Addr().String(), "err", err)
 			select {
 			case <-ctx.Done():
@@ -166,12 +170,12 @@ func (e *Engine) Serve(ctx context.Context, l net.Listener, secure bool) error {
 			continue
 		}
 		pause = 0
-		if e.stats.Open.Load() >= e.cfg.MaxConns {
-			e.stats.Shed.Add(1)
+		if e.stats.open() >= e.cfg.MaxConns {
+			stats.Shed.Add(1)
 			conn.Close()
 			continue
 		}
-		go e.welcome(ctx, e.current.Load(), conn, secure)
+		go e.welcome(ctx, &arrival{engine: e, generation: e.current.Load(), stats: stats}, conn)
 	}
 }
 

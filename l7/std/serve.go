@@ -131,6 +131,7 @@ func (s *session) beginHTTP2() {
 		}
 	}
 	if reason := s.refuse(); reason != "" {
+		s.engine.stats.Refused.add(reason)
 		s.x.Answer(http.StatusBadRequest, reason)
 		x.Length = 0
 		return

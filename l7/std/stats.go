@@ -1,22 +1,76 @@
 package std
 
 import (
+	"net"
+	"sync"
 	"sync/atomic"
 )
 
-// Stats counts what an Engine sees. All of it only grows but for Open, Active and Tunnels. The zero Stats is ready.
+// Stats counts what an Engine sees.
 type Stats struct {
-	Accepted     atomic.Uint64 // connections
-	Open         atomic.Int64  // connections now, those without a server yet as well
-	Active       atomic.Int64  // requests now
-	Tunnels      atomic.Int64  // now
-	Shed         atomic.Uint64 // connections refused because there were too many
-	AcceptErrors atomic.Uint64
-	Handshakes   atomic.Uint64 // of TLS, that succeeded
-	Resumed      atomic.Uint64 // of these, with a session from before
-	BadHandshake atomic.Uint64
-	BadProxy     atomic.Uint64 // connections without the PROXY header that was wanted, or with one from a stranger
-	Passthrough  atomic.Uint64 // connections whose TLS is a backend's
-	HTTP2        atomic.Uint64 // connections
-	Panics       atomic.Uint64
+	Active  atomic.Int64 // requests now
+	Tunnels atomic.Int64 // now
+	Panics  atomic.Uint64
+	Refused Refusals // requests of HTTP/2; those of HTTP/1.1 are counted by the Gate
+
+	mu        sync.Mutex
+	listeners []*ListenerStats
+	of        sync.Map // net.Conn that a server has: *ListenerStats
+}
+
+// ListenerStats counts the connections of one listener. All of it only grows but for Open.
+type ListenerStats struct {
+	Name, Address string
+	Secure        bool
+
+	Accepted, AcceptErrors atomic.Uint64
+	Shed                   atomic.Uint64 // refused because there were too many
+	BadProxy               atomic.Uint64 // without the PROXY header that was wanted, or with one from a stranger
+	HTTP1, HTTP2           atomic.Uint64
+	Passthrough            atomic.Uint64 // whose TLS is a backend's
+	Open                   atomic.Int64
+}
+
+// Listeners returns the listeners there have been, in order of Serve.
+func (s *Stats) Listeners() []*ListenerStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*ListenerStats(nil), s.listeners...)
+}
+
+func (s *Stats) listener(name string, l net.Listener, secure bool) *ListenerStats {
+	out := &ListenerStats{Name: name, Address: l.Addr().String(), Secure: secure}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listeners = append(s.listeners, out)
+	return out
+}
+
+// open is how many connections there are at all listeners.
+func (s *Stats) open() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var n int64
+	for _, l := range s.listeners {
+		n += l.Open.Load()
+	}
+	return n
+}
+
+// Refusals counts by reason. The zero value is ready.
+type Refusals struct{ counts sync.Map }
+
+func (r *Refusals) add(reason string) {
+	n, ok := r.counts.Load(reason)
+	if !ok {
+		n, _ = r.counts.LoadOrStore(reason, new(atomic.Uint64))
+	}
+	n.(*atomic.Uint64).Add(1)
+}
+
+// All yields reasons with how many requests were refused for them, in no order.
+func (r *Refusals) All() func(yield func(string, uint64) bool) {
+	return func(yield func(string, uint64) bool) {
+		r.counts.Range(func(reason, n any) bool { return yield(reason.(string), n.(*atomic.Uint64).Load()) })
+	}
 }

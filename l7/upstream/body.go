@@ -146,7 +146,8 @@ func (b *body) fail(err error) {
 	}
 	e := &Error{Phase: Body, Sent: true, Answered: true, Err: err}
 	b.sender.explain(e)
-	b.err = e.blame(b.t.x.Context)
+	e.blame(b.t.x.Context)
+	b.err = e
 	b.drop()
 	b.t.record().Err = e
 }

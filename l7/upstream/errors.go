@@ -75,25 +75,25 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // blame completes e: if the context is done, that is the cause, whatever it looked like.
-func (e *Error) blame(ctx context.Context) *Error {
+func (e *Error) blame(ctx context.Context) {
 	if ctx.Err() != nil {
 		e.Err = context.Cause(ctx)
-		e.Canceled = !errors.Is(ctx.Err(), context.DeadlineExceeded) && !errors.Is(e.Err, errGap)
-		e.Timeout = !e.Canceled
-		return e
+		e.Timeout = errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(e.Err, errGap)
+		e.Canceled = !e.Timeout
+		return
 	}
 	var t interface{ Timeout() bool }
-	e.Timeout = errors.Is(e.Err, os.ErrDeadlineExceeded) || errors.As(e.Err, &t) && t.Timeout()
-	return e
+	if errors.Is(e.Err, os.ErrDeadlineExceeded) || errors.As(e.Err, &t) && t.Timeout() {
+		e.Timeout = true
+	}
 }
 
 var (
-	errGap         = errors.New("the endpoint was silent for too long")
-	errClosed      = errors.New("the connection was closed without an answer")
-	errInterim     = errors.New("too many interim answers")
-	errSwitch      = errors.New("the endpoint changed to a protocol that was not asked for")
-	errShort       = errors.New("the body was shorter than announced")
-	errGone        = errors.New("the client is closed")
-	errUnsolicited = errors.New("the endpoint sent bytes nobody had asked for")
-	errBodyClosed  = errors.New("reading a body that has been closed")
+	errGap        = errors.New("the endpoint was silent for too long")
+	errClosed     = errors.New("the connection was closed without an answer")
+	errInterim    = errors.New("too many interim answers")
+	errSwitch     = errors.New("the endpoint changed to a protocol that was not asked for")
+	errShort      = errors.New("the body was shorter than announced")
+	errGone       = errors.New("the client is closed")
+	errBodyClosed = errors.New("reading a body that has been closed")
 )

@@ -154,7 +154,8 @@ func TestCancel(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
-	_, sink := tcpPair(t)
+	drain, sink := tcpPair(t)
+	go io.Copy(io.Discard, drain)
 	stuck := raw(t, func(c net.Conn, r *bufio.Reader) { <-t.Context().Done() })
 	read := func(r io.Reader) error { _, err := io.Copy(io.Discard, struct{ io.Reader }{r}); return err }
 	splice := func(r io.Reader) error { _, err := io.Copy(sink, r); return err }

@@ -149,7 +149,12 @@ func (h *h2call) request(ctx context.Context, secure bool) (*http.Request, *Erro
 		}
 		req.Body = h.sent
 	}
-	return req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	return req.WithContext(httptrace.WithClientTrace(ctx, h.trace())), nil
+}
+
+// trace notes what only the Transport knows.
+func (h *h2call) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
 		GotConn: func(i httptrace.GotConnInfo) {
 			h.facts.reused.Store(i.Reused)
 			if !i.Reused {
@@ -158,12 +163,12 @@ func (h *h2call) request(ctx context.Context, secure bool) (*http.Request, *Erro
 		},
 		WroteHeaders: func() { h.facts.wrote.Store(true) },
 		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
-			if code == 103 && h.x.Interim != nil {
+			if code == http.StatusEarlyHints && h.x.Interim != nil {
 				h.x.Interim(code, fields(header))
 			}
 			return nil
 		},
-	})), nil
+	}
 }
 
 func h2header(r *exchange.Request) http.Header {
@@ -222,7 +227,7 @@ func (h *h2call) response(ctx context.Context, resp *http.Response) *exchange.Re
 	out := &exchange.Response{Status: resp.StatusCode, Header: fields(resp.Header), Length: resp.ContentLength}
 	b := &h2body{h2call: h, ctx: ctx, resp: resp}
 	out.Trailer = &b.trailer
-	if resp.Body == http.NoBody {
+	if resp.Body == http.NoBody || h.x.Request.Method == "HEAD" {
 		b.finish(io.EOF)
 		return out
 	}

@@ -220,6 +220,24 @@ func (a addresses) places(p *service.Port) iter.Seq2[userspace.Place, *service.F
 	}
 }
 
+// Listener returns the Port that a Dataplane for both families listens for at a place,
+// nil if it does not listen there. It asks no kernel whether the place is free.
+func Listener(snap *service.Snapshot, at userspace.Place) *service.Port {
+	d := Dataplane{cfg: Config{Families: []service.Family{service.IPv4, service.IPv6}}}
+	addrs := d.addresses(&snap.Node)
+	for _, p := range snap.Ports {
+		if p.ID.Protocol != at.Protocol || at.Protocol == service.SCTP {
+			continue
+		}
+		for place, fe := range addrs.places(p) {
+			if place == at && (target{p, fe}).forwards() {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
 func hasAny(places iter.Seq2[userspace.Place, *service.Frontend]) bool {
 	for range places {
 		return true

@@ -72,29 +72,32 @@ func sorted(list []Address) []Address {
 // balancer says, and its external IPs; failing both the name that it stands for, or its
 // cluster IPs. What is no address is left out.
 func ServiceAddresses(o *corev1.Service) []Address {
-	var texts []string
-	if o.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		for _, in := range o.Status.LoadBalancer.Ingress {
-			texts = append(texts, cmp.Or(in.IP, in.Hostname))
-		}
-	}
-	texts = append(texts, o.Spec.ExternalIPs...)
-	switch {
-	case o.Spec.Type == corev1.ServiceTypeExternalName:
-		texts = []string{o.Spec.ExternalName}
-	case o.Spec.Type == corev1.ServiceTypeLoadBalancer:
+	ips := o.Spec.ExternalIPs
+	var hosts []string
+	switch o.Spec.Type {
+	case corev1.ServiceTypeExternalName:
+		ips, hosts = nil, []string{o.Spec.ExternalName}
+	case corev1.ServiceTypeLoadBalancer:
 		// Its cluster IP is not where clients are: while it has no address yet, nor have we.
-	case len(texts) == 0 && len(o.Spec.ClusterIPs) > 0:
-		texts = o.Spec.ClusterIPs
-	case len(texts) == 0:
-		texts = []string{o.Spec.ClusterIP}
+		for _, in := range o.Status.LoadBalancer.Ingress {
+			ips, hosts = append(ips[:len(ips):len(ips)], in.IP), append(hosts, in.Hostname)
+		}
+	default:
+		if len(ips) == 0 {
+			ips = append(ips, o.Spec.ClusterIPs...)
+		}
+		if len(ips) == 0 {
+			ips = append(ips, o.Spec.ClusterIP)
+		}
 	}
 	var out []Address
-	for _, s := range texts {
-		if s == "" || s == corev1.ClusterIPNone {
-			continue
+	for _, s := range ips {
+		if a, err := ParseAddress(s); err == nil && a.IP.IsValid() {
+			out = append(out, a)
 		}
-		if a, err := ParseAddress(s); err == nil {
+	}
+	for _, s := range hosts {
+		if a, err := ParseAddress(s); err == nil && a.Host != "" {
 			out = append(out, a)
 		}
 	}

@@ -32,6 +32,7 @@ type desk struct {
 	parcels    map[service.Object]*parcel
 	waiting    map[ref][]*parcel
 	unlisted   map[string]bool // kinds whose first list has not come
+	early      []news          // of Ingresses, before the classes
 	synced     bool
 
 	tasks sync.WaitGroup

@@ -99,8 +99,13 @@ func (s *Source) convertIngress(o metav1.Object) *converted {
 	return c
 }
 
-// heardIngresses handles what the API server says of Ingresses.
+// heardIngresses handles what the API server says of Ingresses. The first classes come
+// before the first Ingresses, so that it is known which of them are ours.
 func (d *desk) heardIngresses(n news) {
+	if d.unlisted["IngressClass"] {
+		d.early = append(d.early, n)
+		return
+	}
 	seen := make(map[service.Name]bool, len(n.set))
 	for _, c := range n.set {
 		name := c.change.Object.Name
@@ -174,6 +179,11 @@ func (d *desk) heardClasses(n news) {
 	for _, name := range n.gone {
 		d.complain(classObject(name.Name), nil)
 		d.setClass(name.Name, nil)
+	}
+	early := d.early
+	d.early = nil
+	for _, n := range early {
+		d.heardIngresses(n)
 	}
 }
 
