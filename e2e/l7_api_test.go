@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +26,7 @@ func TestL7API(t *testing.T) {
 		t.Fatalf("deploy/l7/base has only %d objects", n)
 	}
 	t.Run("manifests", a.testManifests)
+	t.Run("process", a.testProcess)
 	one := a.startCandidate(t, "one", "203.0.113.10")
 	within(t, 20*time.Second, leads(one))
 	two := a.startCandidate(t, "two", "203.0.113.10")
@@ -60,6 +63,35 @@ func (a *l7API) testManifests(t *testing.T) {
 		if n := a.deploy(t, folder, true); n < least {
 			t.Errorf("deploy/l7/%s has only %d objects, want %d at least", folder, n, least)
 		}
+	}
+}
+
+// testProcess runs fairlead l7 itself, with the arguments of deploy/l7, the rights of its
+// ServiceAccount and those of its user.
+func (a *l7API) testProcess(t *testing.T) {
+	ns := a.namespace(t, "process")
+	a.create(t, route(ns, "web", "fairlead", "web.example.com"))
+	p := a.startL7(t, l7Args(t, "service"), "--publish-service=", "--publish-status-address=203.0.113.10")
+	within(t, 30*time.Second, func() error { return p.answers("healthz", "/readyz", "", http.StatusOK) })
+	a.hasStatus(t, ns, "web", "203.0.113.10")
+	for host, want := range map[string]int{
+		"web.example.com":  http.StatusServiceUnavailable, // there is no such Service
+		"none.example.com": http.StatusNotFound,
+	} {
+		if err := p.answers("http", "/", host, want); err != nil {
+			t.Error(err)
+		}
+	}
+	p.stop(t)
+	if out := p.log.String(); strings.Contains(out, "orbidden") {
+		t.Errorf("the rights of deploy/l7 are not enough:\n%s", out)
+	}
+	if got := a.status(t, ns, "web"); got != "203.0.113.10" {
+		t.Errorf("status after the end of the process: %q, want it to stay", got)
+	}
+	edge := exec.CommandContext(t.Context(), p.binary, append(l7Args(t, "edge"), "--version")...)
+	if out, err := edge.CombinedOutput(); err != nil {
+		t.Errorf("the arguments of deploy/l7/edge: %v\n%s", err, out)
 	}
 }
 

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-project/fairlead/e2e/netns"
@@ -240,4 +242,56 @@ func localhostRestart(t *testing.T, b *bed) {
 		b.await(t)
 	}
 	b.wantCalls(t, "in the end", 3, answeredBy(pod(2), 8080), f)
+}
+
+// TestLocalhostSwitch goes from rules for 127.0.0.1 to the proxy, which nobody notices,
+// and then has the loopback addresses left out.
+func TestLocalhostSwitch(t *testing.T) { eachVariant(t, localhostSwitch) }
+
+func localhostSwitch(t *testing.T, b *bed) {
+	b.serve(t, netns.TCP, 8080, pod(2))
+	f := web(1, 2)
+	b.begin(t, f)
+	v4 := netip.AddrPortFrom(loopbacks().V4, f.nodePort)
+	if r := b.call(t, f); answeredBy(pod(2), 8080)(r[0]) != nil || refused(r[1]) != nil {
+		t.Errorf("by rules: got %v, want an answer at 127.0.0.1 only", r)
+	}
+	b.stop(t)
+	ctx, stop := context.WithCancel(t.Context())
+	calls, failed := 0, make(chan error, 1)
+	go func() {
+		var err error
+		for ; ctx.Err() == nil && err == nil; calls++ {
+			err = answeredBy(pod(2), 8080)(b.N1.Probe(t.Context(), netns.Request{Proto: netns.TCP, Dst: v4, Timeout: 10 * time.Second}))
+		}
+		failed <- err
+	}()
+	restart := func(args ...string) tables {
+		b.args = args
+		b.start(t)
+		b.await(t)
+		return b.save(t)
+	}
+	proxied := restart(localhostFlags()...)
+	b.wantCalls(t, "by the proxy", 10, answeredBy(pod(2), 8080), f)
+	stop()
+	if err := <-failed; err != nil || calls < 10 {
+		t.Errorf("while the proxy took over, call %d: %v", calls, err)
+	}
+	if out := b.proxy.Output(); !strings.Contains(out, "route_localnet") {
+		t.Errorf("fairlead does not say that route_localnet is set:\n%s", b.proxy.Tail(10))
+	}
+	b.stop(t)
+	if d := cmp.Diff(proxied, restart("--iptables-localhost-nodeports=false"), cmp.AllowUnexported(tables{})); d != "" {
+		t.Errorf("rules with the proxy, and without node ports at localhost (-with +without):\n%s", d)
+	}
+	b.stop(t)
+	restart(append(localhostFlags(), "--nodeport-addresses=172.18.0.0/16,fd00:172:18::/64")...)
+	b.wantCalls(t, "--nodeport-addresses leaves it out", 1, refused, f)
+	for _, x := range both(b.Client, netns.NodeAddr(1), f.nodePort) {
+		r := b.Client.Probe(t.Context(), netns.Request{Proto: netns.TCP, Dst: x.dst, Timeout: 10 * time.Second})
+		if err := answeredBy(pod(2), 8080)(r); err != nil {
+			t.Errorf("%v: %v", x.dst, err)
+		}
+	}
 }

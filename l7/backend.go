@@ -78,7 +78,8 @@ func (s *Server) resolve(b *backend) {
 		s.resolveExternal(b, e, old)
 		return
 	}
-	list := s.ports[n]
+	list := slices.Clone(s.ports[n])
+	slices.SortStableFunc(list, func(p, q *service.Port) int { return p.Index - q.Index })
 	if len(list) == 0 {
 		b.trouble = trouble{"BackendNotFound", "there is no Service " + n.String() + " with ports"}
 		b.pool.Set(nil, nil)

@@ -17,7 +17,6 @@ const (
 	reasonPath        = "bad-path"
 	reasonServer      = "server-request" // OPTIONS *
 	reasonBlocked     = "blocked"
-	reasonSlash       = policy.ReasonSlashRedirect
 	reasonNoRoute     = "no-route"
 	reasonNoBackend   = "no-backend"
 	reasonExternal    = "external-name" // the Service stands for a DNS name, and that is not allowed
@@ -141,8 +140,7 @@ func (s *Server) find(x *exchange.Exchange, f *flight) bool {
 	f.rule, f.pipeline = m.Value, m.Value.pipeline
 	x.Target = &m.Value.target
 	if m.Slash {
-		x.Redirect(http.StatusMovedPermanently, slashed(x), reasonSlash)
-		return false
+		return policy.RedirectToSlash(x)
 	}
 	return true
 }
@@ -156,15 +154,6 @@ func (s *Server) findDefault(x *exchange.Exchange, f *flight) bool {
 	f.dest = s.defaultDestination()
 	x.Target = &f.dest.target
 	return true
-}
-
-// slashed is where nginx sends a client who asks for "/a" where there is only "/a/".
-func slashed(x *exchange.Exchange) string {
-	to := x.Request.Path + "/"
-	if x.Request.HasQuery {
-		to += "?" + x.Request.Query
-	}
-	return to
 }
 
 // blocked reports whether the operator serves nobody like this.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,6 +92,11 @@ func New(c Config) (*Server, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("l7: %w", err)
 	}
+	if c.Ingress.Globals == nil {
+		globals := annotation.DefaultGlobals()
+		globals.SSLPassthrough = c.Passthrough
+		c.Ingress.Globals = &globals
+	}
 	s := &Server{
 		cfg: c, gates: &h1.Stats{},
 		shared: policy.NewShared(policy.SharedConfig{}), certs: certs.NewTable(), limiter: certs.NewLimiter(0, 0),
@@ -102,10 +108,7 @@ func New(c Config) (*Server, error) {
 	s.unrouted = s.stats.Rule(stats.Key{})
 	s.secrets.hosts = make(map[string][]service.Name)
 	s.checker = balance.NewChecker(balance.HTTPProber((&net.Dialer{}).DialContext))
-	globals := annotation.DefaultGlobals()
-	if c.Ingress.Globals != nil {
-		globals = *c.Ingress.Globals
-	}
+	globals := *c.Ingress.Globals
 	var err error
 	if s.tickets, err = certs.NewTickets("clients without certificates", nil); err != nil {
 		return nil, fmt.Errorf("l7: %w", err)
@@ -195,6 +198,8 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 // Run does what is to be done in the background until ctx is done, and returns nil then. Afterwards requests are
 // still answered, by what was in force last.
 func (s *Server) Run(ctx context.Context) error {
+	weight := ballast()
+	defer runtime.KeepAlive(weight)
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	tasks.Go(func() { s.follow(ctx) })

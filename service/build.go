@@ -50,7 +50,7 @@ func (v *Service) external() *External {
 // port builds one Port with the frontends it has won.
 func (s *Store) port(v *Service, i int, id PortID, c choice, b *built) *Port {
 	p := &Port{
-		ID: id, Number: v.Ports[i].Port, Affinity: v.Affinity, Scheduling: v.Scheduling,
+		ID: id, Number: v.Ports[i].Port, Index: i, Affinity: v.Affinity, Scheduling: v.Scheduling,
 		AppProtocol: v.Ports[i].AppProtocol,
 		Cluster:     c.cluster, Serving: c.serving, Departing: c.departing,
 	}

@@ -31,6 +31,7 @@ type Snapshot struct {
 type Port struct {
 	ID        PortID
 	Number    uint16        // of the Service, not of its endpoints
+	Index     int           // of this port among those that the Service lists
 	Affinity  time.Duration // zero means none
 	Frontends []Frontend    // empty for headless Services, which only L7 uses
 	Cluster   Pool          // what a client with no locality constraint may reach

@@ -44,12 +44,13 @@ type options struct {
 	kubeProxy   string // path; empty: build it
 	output      string // of JSON; empty: none
 	userspaceOptions
+	l7Options
 }
 
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs; or userspace, see there")
+	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs; or userspace or l7, see there")
 	services := flags.String("n", "1000,2000,10000", "numbers of Services")
 	variants := flags.String("variants", "legacy,nft", "kinds of iptables")
 	proxies := flags.String("proxies", "kube-proxy,fairlead", "what to measure, also kube-proxy-100ms, in the order of their turns")
@@ -92,6 +93,7 @@ func (o *options) define(flags *flag.FlagSet) {
 	flags.StringVar(&o.kubeProxy, "kube-proxy", "", "path of kube-proxy; empty builds it")
 	flags.StringVar(&o.output, "o", "", "file to write everything to, as JSON")
 	o.defineUserspace(flags)
+	o.defineL7(flags)
 }
 
 func (o options) validate() error {
@@ -112,7 +114,7 @@ func (o options) validate() error {
 	if o.endpoints < 1 || o.endpoints > maxEndpoints {
 		errs = append(errs, fmt.Errorf("-endpoints: %d is not between 1 and %d", o.endpoints, maxEndpoints))
 	}
-	return errors.Join(append(errs, o.validateMode(), o.validateKernel(), o.validateUserspace())...)
+	return errors.Join(append(errs, o.validateMode(), o.validateKernel(), o.validateUserspace(), o.validateL7())...)
 }
 
 func main() {
@@ -137,6 +139,9 @@ func main() {
 func run(ctx context.Context, o options, log *slog.Logger) error {
 	if o.mode == modeUserspace {
 		return runUserspace(ctx, o, log)
+	}
+	if o.mode == modeL7 {
+		return runL7(ctx, o, log)
 	}
 	k, err := o.elsewhere(ctx)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// mode is what both proxies are told with --proxy-mode, or modeUserspace.
+// mode is what both proxies are told with --proxy-mode, or modeUserspace or modeL7.
 type mode string
 
 const (
@@ -31,6 +31,9 @@ func (m mode) defaults(quick bool) map[string]string {
 	if m == modeUserspace {
 		d["rounds"], d["variants"] = "3", "nft"
 	}
+	if m == modeL7 {
+		d["rounds"], d["load"] = "4", "3s"
+	}
 	if quick {
 		d["rounds"], d["flips"], d["churn"], d["idle"], d["connects"] = "1", "4", "6s", "2s", "500"
 	}
@@ -39,6 +42,9 @@ func (m mode) defaults(quick bool) map[string]string {
 	}
 	if quick && m == modeUserspace {
 		d["load"] = "300ms"
+	}
+	if quick && m == modeL7 {
+		d["load"] = "1s"
 	}
 	return d
 }
@@ -60,14 +66,14 @@ func (o options) validateMode() error {
 	var errs []error
 	switch o.mode {
 	case modeIptables:
-	case modeUserspace:
+	case modeUserspace, modeL7:
 		return nil
 	case modeIPVS:
 		if o.churn == 0 {
 			return errors.Join(errs...)
 		}
 	default:
-		errs = append(errs, fmt.Errorf("-mode: %q is neither iptables nor ipvs nor userspace", o.mode))
+		errs = append(errs, fmt.Errorf("-mode: %q is neither iptables nor ipvs, userspace or l7", o.mode))
 	}
 	if o.churn < churnProbe {
 		errs = append(errs, fmt.Errorf("-churn must be at least %v", churnProbe))

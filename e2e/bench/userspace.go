@@ -25,9 +25,9 @@ type userspaceOptions struct {
 }
 
 func (o *userspaceOptions) defineUserspace(flags *flag.FlagSet) {
-	flags.DurationVar(&o.load, "load", 1800*time.Millisecond, "time of each load, with -mode userspace")
-	flags.DurationVar(&o.limitUserspace, "limit", 330*time.Second, "time after which no round begins, with -mode userspace")
-	flags.StringVar(&o.haproxy, "haproxy", "haproxy", "name or path of HAProxy, for -mode userspace")
+	flags.DurationVar(&o.load, "load", 1800*time.Millisecond, "time of each load, with -mode userspace and l7")
+	flags.DurationVar(&o.limitUserspace, "limit", 330*time.Second, "time after which no round begins, with -mode userspace and l7")
+	flags.StringVar(&o.haproxy, "haproxy", "haproxy", "name or path of HAProxy, for -mode userspace and l7")
 	flags.DurationVar(&o.soak, "soak", 0, "with -mode userspace, instead of comparing: put a moderate load on fairlead for so long, and see whether anything of it grows")
 	flags.IntVar(&o.soakRate, "soak-rate", 100, "connections per second of -soak")
 }

@@ -26,6 +26,57 @@ type deadline struct {
 	interrupted bool
 	alone       bool // the reader's: of the server's deadlines only interruptions count
 	closed      atomic.Bool
+
+	dozing bool
+	wake   chan struct{} // of a reader that dozes; nil until one has
+	alarm  *time.Timer
+}
+
+// patience is how long a request may take before the connection is watched for the client's end.
+const patience = 20 * time.Millisecond
+
+// doze lets patience pass, unless the server interrupts its reads. While it answers a request, net/http waits for one byte
+// of the next in order to see the client go; for most requests an attempt to read, a wait for the kernel
+// and two moves of its timer would be in vain.
+func (d *deadline) doze() error {
+	d.mu.Lock()
+	if d.interrupted || longAgo(d.theirs) {
+		d.mu.Unlock()
+		return os.ErrDeadlineExceeded
+	}
+	if d.wake == nil {
+		d.wake, d.alarm = make(chan struct{}, 1), time.NewTimer(patience)
+	} else {
+		d.alarm.Reset(patience)
+	}
+	d.dozing = true
+	d.mu.Unlock()
+	var err error
+	select {
+	case <-d.wake:
+		err = os.ErrDeadlineExceeded
+		d.alarm.Stop()
+	case <-d.alarm.C:
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dozing = false
+	select {
+	case <-d.wake:
+		err = os.ErrDeadlineExceeded
+	default:
+	}
+	return err
+}
+
+// rouse ends doze. The caller has the lock.
+func (d *deadline) rouse() {
+	if d.dozing {
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // set is the server's deadline.
@@ -33,6 +84,9 @@ func (d *deadline) set(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.theirs = t
+	if longAgo(t) {
+		d.rouse()
+	}
 	if d.reading && before(t, d.armed) {
 		d.armed = t
 		return d.conn.SetReadDeadline(t)
@@ -50,6 +104,7 @@ func (d *deadline) interrupt() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.interrupted = true
+	d.rouse()
 	if d.reading {
 		d.conn.SetReadDeadline(time.Unix(1, 0))
 	}

@@ -120,7 +120,12 @@ func (g *Gate) Read(p []byte) (int, error) {
 		var err error
 		switch g.state {
 		case inHead:
-			err = g.head()
+			if len(p) == 1 && g.number > 0 && g.r == len(g.buf) {
+				err = g.doze()
+			}
+			if err == nil {
+				err = g.head()
+			}
 		case inBody:
 			n, err = g.body(p)
 		case inChunks:

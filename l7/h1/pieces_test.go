@@ -89,12 +89,12 @@ func TestInterrupted(t *testing.T) {
 	defer client.Close()
 	g := h1.NewGate(server, h1.Defaults())
 	buf := make([]byte, 100)
-	go client.Write([]byte("GET /a HTTP/1.1\r\nHo"))
 	done := make(chan error)
 	go func() {
 		_, err := g.Read(buf[:1]) // as net/http waits for the client in the background
 		done <- err
 	}()
+	client.Write([]byte("GET /a HTTP/1.1\r\nHo")) // returns when it has been read
 	g.SetReadDeadline(time.Unix(1, 0))
 	if err := <-done; !os.IsTimeout(err) {
 		t.Fatalf("error %v, want a timeout", err)

@@ -7,9 +7,9 @@ import (
 
 // An Error is a rule of the wire that the other side has broken.
 type Error struct {
-	// Status is what a client is told; for an answer of a backend it is 502.
+	// Status is what a client is told that has broken the rule. If a backend has, the client is told 502.
 	Status int
-	// Reason is one of Reasons, made for metrics and access logs.
+	// Reason is a word for metrics and access logs; Stats.Refused has all of them.
 	Reason string
 	code   int
 }

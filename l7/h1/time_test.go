@@ -195,6 +195,19 @@ func TestMaxRequests(t *testing.T) {
 	}
 }
 
+// TestInterruptLate comes when nothing is waited for: the answer stands, and the connection ends without another word.
+func TestInterruptLate(t *testing.T) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		h1.Of(r).Interrupt()
+		io.WriteString(w, "done")
+	}
+	got := send(t, serve(t, h1.Defaults(), handler), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+	if len(got) != 1 || got[0] != "200 done" {
+		t.Errorf("answers %q, want one", got)
+	}
+}
+
 // TestInterrupt ends the wait for a body from outside.
 func TestInterrupt(t *testing.T) {
 	handler := func(w http.ResponseWriter, r *http.Request) {

@@ -3,11 +3,14 @@ package kube
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead-project/fairlead/l7/ingress"
 	"github.com/fairlead-project/fairlead/service"
@@ -178,6 +181,36 @@ func TestExamples(t *testing.T) {
 	for _, p := range b.Problems() {
 		if p.Reason != "SecretNotFound" {
 			t.Error(p)
+		}
+	}
+}
+
+// TestKustomizations makes sure that what kustomize is told to put together is there, and
+// that nothing has been forgotten.
+func TestKustomizations(t *testing.T) {
+	root := filepath.Join("..", "..", "deploy", "l7")
+	for _, folder := range []string{"base", "edge", "service"} {
+		data, err := os.ReadFile(filepath.Join(root, folder, "kustomization.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var k struct{ Resources []string }
+		if err := yaml.Unmarshal(data, &k); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range k.Resources {
+			if _, err := os.Stat(filepath.Join(root, folder, r)); err != nil {
+				t.Errorf("%s: %v", folder, err)
+			}
+		}
+		files, err := filepath.Glob(filepath.Join(root, folder, "*.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if name := filepath.Base(f); name != "kustomization.yaml" && !slices.Contains(k.Resources, name) {
+				t.Errorf("%s: %s is not part of the kustomization", folder, name)
+			}
 		}
 	}
 }

@@ -84,13 +84,18 @@ func (r *redirector) Admit(x *exchange.Exchange) bool {
 	case r.AppRoot != "" && x.Request.Path == "/":
 		return r.send(x, 302, ReasonAppRoot, origin(x, hostname(x))+r.AppRoot)
 	case r.Slash:
-		uri := x.Request.Path + "/"
-		if x.Request.HasQuery {
-			uri += "?" + x.Request.Query
-		}
-		return r.send(x, 301, ReasonSlashRedirect, origin(x, hostname(x))+uri)
+		return RedirectToSlash(x)
 	}
 	return true
+}
+
+// RedirectToSlash answers x as nginx does when it asks for "/a" and there is only "/a/". It returns false.
+func RedirectToSlash(x *exchange.Exchange) bool {
+	uri := x.Request.Path + "/"
+	if x.Request.HasQuery {
+		uri += "?" + x.Request.Query
+	}
+	return (*redirector)(nil).send(x, 301, ReasonSlashRedirect, origin(x, hostname(x))+uri)
 }
 
 func (r *redirector) exempt(path string) bool {

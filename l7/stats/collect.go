@@ -2,8 +2,11 @@ package stats
 
 import (
 	"cmp"
+	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -37,7 +40,17 @@ type emitter struct {
 
 func (e *emitter) number(name string, v float64, labels ...string) {
 	d := e.defs.byName[name]
-	e.ch <- prometheus.MustNewConstMetric(d.desc, d.kind.value(), v, labels...)
+	e.ch <- prometheus.MustNewConstMetric(d.desc, d.kind.value(), v, valid(labels)...)
+}
+
+// valid changes values that Prometheus does not take: it would panic.
+func valid(labels []string) []string {
+	for i, l := range labels {
+		if !utf8.ValidString(l) {
+			labels[i] = strings.ToValidUTF8(l, "�")
+		}
+	}
+	return labels
 }
 
 func (e *emitter) count(name string, v uint64, labels ...string) {
@@ -53,7 +66,7 @@ func (e *emitter) times(name string, counts *[numTimes]uint64, sum uint64, label
 		buckets[b.Seconds()] = n
 	}
 	n += counts[numTimes-1]
-	e.ch <- prometheus.MustNewConstHistogram(e.defs.byName[name].desc, n, time.Duration(sum).Seconds(), buckets, labels...)
+	e.ch <- prometheus.MustNewConstHistogram(e.defs.byName[name].desc, n, time.Duration(sum).Seconds(), buckets, valid(labels)...)
 }
 
 // sizes sends a histogram of bytes.
@@ -65,7 +78,7 @@ func (e *emitter) sizes(name string, counts *[numSizes]uint64, sum uint64, label
 		buckets[float64(b)] = n
 	}
 	n += counts[numSizes-1]
-	e.ch <- prometheus.MustNewConstHistogram(e.defs.byName[name].desc, n, float64(sum), buckets, labels...)
+	e.ch <- prometheus.MustNewConstHistogram(e.defs.byName[name].desc, n, float64(sum), buckets, valid(labels)...)
 }
 
 func (s *Stats) collectRules(e *emitter) {
@@ -121,7 +134,7 @@ func (e *emitter) rule(k *Key, t *totals) {
 
 func (s *Stats) collectClients(e *emitter, src *Sources) {
 	if src.Listeners != nil {
-		for _, l := range src.Listeners() {
+		for _, l := range byListener(src.Listeners()) {
 			e.count("connections_total", l.Accepted, l.Name)
 			e.count("connections_refused_total", l.Refused, l.Name)
 			e.number("connections_open", float64(l.Open), l.Name)
@@ -146,6 +159,28 @@ func (s *Stats) collectClients(e *emitter, src *Sources) {
 	if src.HandshakesBusy != nil {
 		e.count("tls_handshakes_busy_total", src.HandshakesBusy())
 	}
+}
+
+// byListener makes one of those with the same name, such as a port that is open for both families: no series may be told twice.
+func byListener(list []Listener) []Listener {
+	var out []Listener
+	for _, l := range list {
+		i := slices.IndexFunc(out, func(o Listener) bool { return o.Name == l.Name })
+		if i < 0 {
+			l.Protocols = maps.Clone(l.Protocols)
+			out = append(out, l)
+			continue
+		}
+		o := &out[i]
+		o.Accepted, o.Refused, o.Open = o.Accepted+l.Accepted, o.Refused+l.Refused, o.Open+l.Open
+		for protocol, n := range l.Protocols {
+			if o.Protocols == nil {
+				o.Protocols = make(map[string]uint64)
+			}
+			o.Protocols[protocol] += n
+		}
+	}
+	return out
 }
 
 func (s *Stats) collectAnswers(e *emitter, src *Sources) {

@@ -32,10 +32,7 @@ type totals struct{ Problems, Hosts, Backends, Certificates, Listeners, Classes 
 
 // newPage returns the page of that number, or the nearest that there is, of the rows that have all the words of the query.
 func newPage(d *Document, query string, number int) *page {
-	query = strings.TrimSpace(query)
-	if len(query) > maxQuery {
-		query = strings.ToValidUTF8(query[:maxQuery], "")
-	}
+	query = strings.ToValidUTF8(strings.TrimSpace(query[:min(len(query), maxQuery)]), "�")
 	p := &page{Document: *d, Query: query, Style: template.CSS(pageCSS), Script: template.JS(pageJS)}
 	p.filter(strings.Fields(strings.ToLower(query)))
 	p.Total = totals{len(p.Problems), len(p.Hosts), len(p.Backends), len(p.Certificates), len(p.Listeners), len(p.Classes)}
@@ -139,6 +136,7 @@ func pageFuncs() template.FuncMap {
 // show makes bytes visible that could make a text look like another: control characters, and those that turn the direction
 // of what follows. Markup is escaped by html/template.
 func show(s string) string {
+	s = strings.ToValidUTF8(s, "�")
 	if !strings.ContainsFunc(s, hidden) {
 		return s
 	}

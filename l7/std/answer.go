@@ -44,13 +44,22 @@ func (s *session) answer() {
 // head sends the status and the fields.
 func (s *session) head(resp *exchange.Response) {
 	h := s.w.Header()
+	values := make([]string, len(resp.Header)+1) // one piece of memory for all of them
 	for i := range resp.Header {
 		f := &resp.Header[i]
 		if h1.HopByHop(f.Name) {
 			continue
 		}
 		name := textproto.CanonicalMIMEHeaderKey(f.Name)
-		h[name] = append(h[name], f.Value)
+		if old := h[name]; old != nil {
+			h[name] = append(old, f.Value)
+			continue
+		}
+		values[i] = f.Value
+		h[name] = values[i : i+1 : i+1]
+	}
+	if s.engine.leaving.Load() && s.q != nil {
+		h["Connection"] = []string{"close"}
 	}
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // it is not ours to guess
@@ -58,7 +67,9 @@ func (s *session) head(resp *exchange.Response) {
 	switch {
 	case resp.Status == http.StatusNoContent || resp.Length == exchange.Unknown:
 	case resp.Length > 0 || resp.Status != http.StatusNotModified && (s.x.Request.Method != http.MethodHead || resp.Reason == ""):
-		h["Content-Length"] = []string{length(resp.Length)}
+		last := values[len(values)-1:]
+		last[0] = length(resp.Length)
+		h["Content-Length"] = last
 	}
 	s.done.Status = resp.Status
 	s.w.WriteHeader(resp.Status)

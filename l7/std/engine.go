@@ -85,6 +85,7 @@ type Engine struct {
 	conns    map[net.Conn]struct{} // not with a server yet
 	tunnels  sync.WaitGroup
 	stopping chan struct{}
+	leaving  atomic.Bool // clients are told to come back elsewhere
 }
 
 // A generation is a server with one version of the Settings.
@@ -152,10 +153,7 @@ func (e *Engine) Serve(ctx context.Context, name string, l net.Listener, secure 
 	for {
 		conn, err := l.Accept()
 		switch {
-		case ctx.Err() != nil || e.over():
-			if err == nil {
-				conn.Close()
-			}
+		case err != nil && (ctx.Err() != nil || e.over()):
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept connections at %v: %w", l.Addr(), err)
@@ -188,15 +186,11 @@ func (e *Engine) over() bool {
 	}
 }
 
-// hold remembers a connection that no server has yet. It reports false if it is too late for new ones.
-func (e *Engine) hold(c net.Conn) bool {
+// hold remembers a connection that no server has yet.
+func (e *Engine) hold(c net.Conn) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closing {
-		return false
-	}
 	e.conns[c] = struct{}{}
-	return true
 }
 
 func (e *Engine) letGo(c net.Conn) {
@@ -215,14 +209,17 @@ func (e *Engine) Stop() {
 	}
 }
 
+// linger is how long connections stay open that are kept alive, so that clients who are just using one hear of the end
+// in an answer and not by a reset.
+const linger = 2 * time.Second
+
 // Shutdown tells clients to go elsewhere with their next request, waits for the requests under way, and ends
 // what is left when ctx is done. Nothing is served afterwards.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.Stop()
+	e.leaving.Store(true)
+	e.awaitQuiet(ctx)
 	e.mu.Lock()
-	for c := range e.conns {
-		c.Close()
-	}
 	var all []*generation
 	for g := range e.all {
 		all = append(all, g)
@@ -238,6 +235,11 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 		})
 	}
 	group.Wait()
+	e.mu.Lock()
+	for c := range e.conns { // nobody is there to serve them any more
+		c.Close()
+	}
+	e.mu.Unlock()
 	tunnels := make(chan struct{})
 	go func() { e.tunnels.Wait(); close(tunnels) }()
 	select {
@@ -246,4 +248,17 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 		errs = append(errs, errors.New("tunnels were still open"))
 	}
 	return errors.Join(errs...)
+}
+
+// awaitQuiet waits until every client has gone, for linger at most.
+func (e *Engine) awaitQuiet(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(linger); e.stats.open() > 0 && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package std
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -84,10 +83,7 @@ func (s *session) begin() {
 func (s *session) beginHTTP1() {
 	q, x := s.q, &s.x.Request
 	conn := q.Conn()
-	if t, ok := conn.(*tls.Conn); ok {
-		state := t.ConnectionState()
-		x.TLS = &state
-	}
+	x.TLS = q.TLS()
 	x.Peer, x.Local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
 	x.Method, x.Protocol, x.RawHost, x.RawPath = q.Method, q.Protocol, q.Host, q.Target
 	x.Header, x.Length, x.Upgrade, x.Trailers = q.Header, q.Length, q.Upgrade, q.Trailers

@@ -27,10 +27,7 @@ type arrival struct {
 func (e *Engine) welcome(ctx context.Context, a *arrival, conn net.Conn) {
 	a.stats.Accepted.Add(1)
 	a.stats.Open.Add(1)
-	if !e.hold(conn) {
-		a.turnAway(conn, net.ErrClosed)
-		return
-	}
+	e.hold(conn)
 	defer e.letGo(conn)
 	ready, err := a.prepare(ctx, conn)
 	switch {
@@ -121,6 +118,7 @@ func (a *arrival) handshake(ctx context.Context, conn net.Conn) (net.Conn, error
 	t := tls.Server(conn, a.generation.settings.TLS)
 	if err := t.HandshakeContext(ctx); err != nil {
 		e.handshook(nil)
+		conn.Close() // itself and not what it wraps: it gives back its turn
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
 	state := t.ConnectionState()

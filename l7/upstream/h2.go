@@ -163,7 +163,7 @@ func (h *h2call) trace() *httptrace.ClientTrace {
 		},
 		WroteHeaders: func() { h.facts.wrote.Store(true) },
 		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
-			if code == http.StatusEarlyHints && h.x.Interim != nil {
+			if code == 103 && h.x.Interim != nil {
 				h.x.Interim(code, fields(header))
 			}
 			return nil

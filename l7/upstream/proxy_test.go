@@ -362,25 +362,31 @@ func backendServer(t testing.TB) netip.AddrPort {
 
 // TestProxy has net/http's client on one side and its server on the other, many at a time.
 func TestProxy(t *testing.T) {
-	p := &proxy{client: client(t, upstream.Config{}), to: upstream.Target{Addr: backendServer(t)}}
-	url := "http://" + p.start(t, nil)
-	tr := &http.Transport{MaxIdleConnsPerHost: 16}
-	defer tr.CloseIdleConnections()
-	hc := &http.Client{Transport: tr, Timeout: 20 * time.Second}
-	var wg sync.WaitGroup
-	for i := range 8 {
-		wg.Go(func() {
-			for j := range 30 {
-				if err := oneOf(hc, url, i+j); err != nil {
-					t.Errorf("worker %d, request %d: %v", i, j, err)
-					return
-				}
+	certified, roots := secure(t, false, nil, nil)
+	settings := &tls.Config{Certificates: certified.TLS.Certificates}
+	for name, secure := range map[string]*tls.Config{"http": nil, "https": settings} {
+		t.Run(name, func(t *testing.T) {
+			p := &proxy{client: client(t, upstream.Config{}), to: upstream.Target{Addr: backendServer(t)}}
+			url := name + "://" + p.start(t, secure)
+			tr := &http.Transport{MaxIdleConnsPerHost: 16, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "example.com"}}
+			defer tr.CloseIdleConnections()
+			hc := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					for j := range 20 {
+						if err := oneOf(hc, url, i+j); err != nil {
+							t.Errorf("worker %d, request %d: %v", i, j, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if p.client.Stats.Spliced.Load() == 0 {
+				t.Error("nothing was spliced")
 			}
 		})
-	}
-	wg.Wait()
-	if p.client.Stats.Spliced.Load() == 0 {
-		t.Error("nothing was spliced")
 	}
 }
 

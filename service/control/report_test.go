@@ -126,9 +126,10 @@ func TestDeviationIsOneProblem(t *testing.T) {
 		}
 	}
 	other := service.Deviation{Port: service.PortID{Service: name(1), Port: "http"}, Reason: "no SCTP"}
+	here := service.Deviation{Port: service.PortID{Service: name(1), Port: "http"}, Reason: "somebody has it", Here: true}
 	unknown := service.Deviation{Port: service.PortID{Service: name(9)}, Reason: reason}
 	run(t, cfg, func(r *rig) {
-		r.plane.set(func() { r.plane.report = service.Report{Deviations: append(all, other, unknown)} })
+		r.plane.set(func() { r.plane.report = service.Report{Deviations: append(all, other, here, unknown)} })
 		r.update(func(s *service.Store) bool {
 			v := svc(1)
 			v.UID = "u1"
@@ -146,6 +147,7 @@ func TestDeviationIsOneProblem(t *testing.T) {
 	}
 	want := []service.Problem{
 		problem(object, "default/s1:http/tcp/IPv4: no SCTP"),
+		{Object: object, Reason: control.ReasonNodeDeviation, Message: "default/s1:http/tcp/IPv4: somebody has it"},
 		problem(object, "default/s1:dns/tcp/IPv4 and others: "+reason),
 		problem(service.Object{Kind: "Service", Name: name(9)}, "default/s9/tcp/IPv4: "+reason),
 	}

@@ -19,6 +19,9 @@
 // that cannot be parsed leaves the Service restricted instead of open. Besides,
 // annotations say how connections are shared out: see [AnnotationScheduler].
 //
+// L7 is a client of Services and wants more of them: [AnyService] and [AnySlice] are
+// for it, and a [Converter] with All. Whoever does not ask sees none of that.
+//
 // The sources of objects, kube/watch and kube/manifests, share the rest: a
 // [Converter] makes an [Entry] of an object, and a [Mirror] turns what a source
 // has seen into changes of the Store behind a [Sink].

@@ -15,7 +15,7 @@ import (
 )
 
 // Certificate makes a self-signed certificate for hosts, which may be wildcards, and its key, both in PEM.
-// It is valid for a day. The key is ECDSA, or RSA if so wanted.
+// It is valid for three months. The key is ECDSA, or RSA if so wanted.
 func Certificate(useRSA bool, hosts ...string) (crt, key []byte, err error) {
 	var signer crypto.Signer
 	if useRSA {
@@ -35,10 +35,11 @@ func Certificate(useRSA bool, hosts ...string) (crt, key []byte, err error) {
 		Subject:      pkix.Name{CommonName: hosts[0]},
 		DNSNames:     hosts,
 		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
+		NotAfter:     time.Now().Add(90 * 24 * time.Hour),
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		IsCA:         true, BasicConstraintsValid: true,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+
+		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer)
 	if err != nil {

@@ -12,8 +12,8 @@
 //
 // The desk is one goroutine that owns everything. It holds an Ingress back until
 // what it names has been asked for, so that a new Ingress with a certificate is never
-// served without it for want of a few milliseconds; nothing waits longer than a
-// few seconds.
+// served without it for want of a few milliseconds; nothing waits for long for
+// what cannot be read.
 //
 // While the API server is away everything stays in force. A list that is suddenly
 // empty is believed only when it is one: it has a resource version, and asking again gives

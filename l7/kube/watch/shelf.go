@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"reflect"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,8 +18,11 @@ const (
 	// then again begin by themselves, up to a quarter of those it covers.
 	fewSingles = 10
 
-	// patience is how long an Ingress waits for the answer about what it names.
+	// patience is how long an Ingress waits for what it names after asking for that
+	// has failed for the first time, and longest how long it waits in any case: to be
+	// one of thousands that are asked for in turn is no failure.
 	patience = 10 * time.Second
+	longest  = 2 * time.Minute
 
 	// amnesty is when to try again to watch a namespace as a whole.
 	amnesty = 10 * time.Minute
@@ -173,19 +177,21 @@ func (s *shelf) follow(ctx context.Context, r *room, names map[string]bool, grou
 	sh := &sheet{room: r, names: names, group: group, stop: stop}
 	f := s.open(r.namespace, names, group)
 	f.send = func(n news) error { return s.do(own, func() { s.heard(ctx, sh, n) }) }
+	giveUp := func(after time.Duration) {
+		timer := time.AfterFunc(after, func() {
+			_ = s.do(own, func() { s.answer(sh) }) // fails when all is over
+		})
+		context.AfterFunc(own, func() { timer.Stop() })
+	}
+	var failed sync.Once
 	f.kind.Failed = func(err error) {
+		failed.Do(func() { giveUp(patience) })
 		if apierrors.IsForbidden(err) {
-			_ = s.do(own, func() { s.forbidden(sh) }) // fails when all is over
+			_ = s.do(own, func() { s.forbidden(sh) }) // as above
 		}
 	}
 	s.tasks.Go(func() { f.run(own) })
-	s.tasks.Go(func() {
-		select {
-		case <-own.Done():
-		case <-time.After(patience):
-			_ = s.do(own, func() { s.answer(sh) }) // as above
-		}
-	})
+	giveUp(longest)
 	return sh
 }
 

@@ -15,8 +15,8 @@ import (
 
 // How many status writes there may be, and how they are tried again.
 const (
-	statusPerSecond = 20
-	statusBurst     = 50
+	statusPerSecond = 50
+	statusBurst     = 100
 	statusRetryMin  = 500 * time.Millisecond
 	statusRetryMax  = 5 * time.Minute
 	statusWriters   = 4
