@@ -20,6 +20,9 @@ build: deps ## build bin/fairlead
 demo: build ## a small cluster of network namespaces, with Services that answer (root)
 	$(GO) run ./e2e/demo -fairlead $(BIN)
 
+demo-l7: build ## the same for Ingresses, behind an address of L4 (root, curl)
+	$(GO) run ./e2e/demo -l7 -fairlead $(BIN)
+
 check: deps ## vet, staticcheck and the house rules; no root
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
@@ -50,6 +53,9 @@ bench-ipvs: build ## the same in the mode ipvs, on a kernel that has it (root; a
 bench-userspace: build ## the data path of the mode userspace, against HAProxy and the mode iptables (root; 6 minutes)
 	$(GO) run ./e2e/bench -fairlead $(BIN) -mode userspace $(BENCHFLAGS)
 
+bench-l7: build ## fairlead l7 against nginx and HAProxy (root; nginx-light, haproxy, wrk and curl; 6 minutes)
+	$(GO) run ./e2e/bench -fairlead $(BIN) -mode l7 $(BENCHFLAGS)
+
 soak: build ## does anything grow in the mode userspace, under load, while endpoints come and go? SOAK=10m (root)
 	$(GO) run ./e2e/bench -fairlead $(BIN) -mode userspace -soak $(SOAK) $(BENCHFLAGS)
 
@@ -58,4 +64,4 @@ fuzz: ## a minute of each fuzz target
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo check unit e2e lab test golden bench bench-ipvs bench-userspace soak fuzz
+.PHONY: help deps build demo demo-l7 check unit e2e lab test golden bench bench-ipvs bench-userspace bench-l7 soak fuzz

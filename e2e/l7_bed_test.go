@@ -152,7 +152,7 @@ func (b *l7Bed) launch(t *testing.T, s l7Start) *l7Proxy {
 	t.Cleanup(func() {
 		p.Close()
 		if t.Failed() {
-			t.Logf("fairlead l7 on %s said:\n%s", s.node.Name(), lastLines(p.Output(), 60))
+			t.Logf("fairlead l7 on %s said:\n%s", s.node.Name(), lastLines(p.Stderr(), 60))
 		}
 		if out := p.Output(); strings.Contains(out, "panic") || strings.Contains(out, "DATA RACE") {
 			t.Errorf("fairlead l7 panicked:\n%s", lastLines(out, 60))

@@ -388,7 +388,7 @@ func (c *l7Clients) testHTTP10(t *testing.T) {
 		if err != nil && !errors.Is(err, io.EOF) || !strings.Contains(string(all[:min(len(all), 20)]), q.status) {
 			t.Errorf("%q: got %q, %v, want%s", q.head, all, err, q.status)
 		}
-		if n := strings.Count("\n"+string(all), "\nHTTP/1.0 ")+strings.Count(string(all), "}HTTP/1.0 "); n != strings.Count(q.head, "HTTP/1.") {
+		if n := strings.Count("\n"+string(all), "\nHTTP/1.0 ") + strings.Count(string(all), "}HTTP/1.0 "); n != strings.Count(q.head, "HTTP/1.") {
 			t.Errorf("%q: %d answers:\n%s", q.head, n, all)
 		}
 		if strings.Contains(strings.ToLower(string(all)), "transfer-encoding") {

@@ -185,7 +185,7 @@ func (f *l7Folder) mark(t *testing.T) string {
 	f.marks++
 	name := fmt.Sprintf("marker-%d", f.marks)
 	class := l7Class("fairlead-marker", "fairlead.io/ingress")
-	in := l7Ingress("marker/"+name, name+".test", nil, l7Path{path: "/", service: name})
+	in := l7Ingress("marker/"+name, name+".test", map[string]string{"fairlead.io/enable-global-auth": "false"}, l7Path{path: "/", service: name})
 	in.Spec.IngressClassName = &class.Name
 	f.put(t, "zz-marker", append(l7Service("marker/"+name, "", 80, int(f.marker.Port()), l7Endpoint{addr: f.marker.Addr()}), class, in)...)
 	return name + ".test"

@@ -1,13 +1,12 @@
 package l7
 
 import (
-	"cmp"
-	"maps"
+	"bytes"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/annotation"
+	"github.com/fairlead-project/fairlead/l7/balance"
 	"github.com/fairlead-project/fairlead/l7/ingress"
 	"github.com/fairlead-project/fairlead/l7/kube"
 	"github.com/fairlead-project/fairlead/l7/route"
@@ -21,16 +20,36 @@ func (s *Server) apply(changes []kube.Change) {
 	defer s.mu.Unlock()
 	kube.Apply(s.builder, changes)
 	s.readGlobals(changes)
+	s.readKey()
 	d := s.builder.Commit()
-	s.publish(d)
 	s.readCertificates(d, changes)
-	if s.cfg.Served != nil {
-		s.cfg.Served(s.builder.Served())
-	}
-	s.report()
+	s.publish(d)
 	s.compiled.generation.Add(1)
 	s.compiled.last.Store(time.Now().UnixNano())
 	s.compiled.took.Store(int64(time.Since(began)))
+	s.tellServed(changes)
+	s.report()
+}
+
+// tellServed says which Ingresses are served, if that may have changed. s.mu is held.
+func (s *Server) tellServed(changes []kube.Change) {
+	if s.cfg.Served == nil {
+		return
+	}
+	same := s.served != nil
+	for _, c := range changes {
+		_, was := s.served[c.Object.Name]
+		same = same && c.Object.Kind != "IngressClass" && (c.Object.Kind != "Ingress" || was == s.builder.Serves(c.Object.Name))
+	}
+	if same {
+		return
+	}
+	names := s.builder.Served()
+	s.served = make(map[service.Name]struct{}, len(names))
+	for _, n := range names {
+		s.served[n] = struct{}{}
+	}
+	s.cfg.Served(names)
 }
 
 // readGlobals takes over a new version of the ConfigMap of defaults, and of those that it names. One that is
@@ -40,33 +59,40 @@ func (s *Server) readGlobals(changes []kube.Change) {
 	if name.Name == "" {
 		return
 	}
-	now := s.process.Load().globals
 	touched := func(c kube.Change) bool {
-		return c.Object.Kind == "ConfigMap" && (c.Object.Name == name || c.Object.Name == now.ProxySetHeaders || c.Object.Name == now.AddHeaders)
+		return c.Object.Kind == "ConfigMap" && (c.Object.Name == name || slices.Contains(s.headers[:], c.Object.Name))
 	}
 	if !slices.ContainsFunc(changes, touched) {
 		return
 	}
 	g, findings := annotation.ParseGlobals(s.configMap(name))
+	s.headers = [2]service.Name{g.ProxySetHeaders, g.AddHeaders}
 	g, more := g.WithHeaders(name.Namespace, func(n service.Name) (map[string]string, bool) {
 		data := s.configMap(n)
 		return data, data != nil
 	})
 	s.secrets.globals = nil
+	refused := false
 	for _, f := range append(findings, more...) {
-		s.secrets.globals = append(s.secrets.globals, service.Problem{
-			Object: service.Object{Kind: "ConfigMap", Name: name}, Reason: f.Reason(), Field: "data." + f.Key, Message: f.Message,
-		})
-		if f.Severity == annotation.Refused {
-			return
-		}
+		s.globalsProblem(f.Reason(), "data."+f.Key, f.Message)
+		refused = refused || f.Severity == annotation.Refused
+	}
+	if refused {
+		return
 	}
 	g.SSLPassthrough = s.cfg.Passthrough
 	if err := s.configure(g); err != nil {
-		s.cfg.Log.Error("the defaults of the ConfigMap are not in force", "err", err)
+		s.globalsProblem("InvalidSetting", "data", err.Error())
 		return
 	}
+	s.globals = &g
 	s.builder.SetGlobals(&g)
+}
+
+func (s *Server) globalsProblem(reason, field, message string) {
+	s.secrets.globals = append(s.secrets.globals, service.Problem{
+		Object: service.Object{Kind: "ConfigMap", Name: s.cfg.Globals}, Reason: reason, Field: field, Message: message,
+	})
 }
 
 func (s *Server) configMap(n service.Name) map[string]string {
@@ -79,19 +105,22 @@ func (s *Server) configMap(n service.Name) map[string]string {
 // publish makes a Delta what requests see. s.mu is held.
 func (s *Server) publish(d *ingress.Delta) {
 	for key, m := range d.Backends {
-		if m != nil && s.backends[key] == nil {
-			b := s.newBackend(key)
+		if m == nil {
+			continue
+		}
+		b := s.backends[key]
+		if b == nil {
+			b = s.newBackend(key)
 			s.backends[key] = b
 			if s.last != nil {
 				s.resolve(b)
 			}
 		}
-		if m != nil {
-			s.backends[key].pool.SetHealth(m.Health)
-		}
+		b.setModel(m)
 	}
 	hosts := make(map[string]*route.Host[*rule], len(d.Hosts))
 	for name, h := range d.Hosts {
+		s.leadTo(name, h)
 		if h == nil {
 			hosts[name] = nil
 			continue
@@ -102,83 +131,76 @@ func (s *Server) publish(d *ingress.Delta) {
 		s.table.Store(s.table.Load().With(hosts))
 	}
 	if len(d.Passthrough) > 0 {
-		s.publishPassthrough(d.Passthrough)
+		for host, key := range d.Passthrough {
+			if key == nil {
+				delete(s.through, host)
+			} else {
+				s.through[host] = *key
+			}
+		}
+		s.publishPassthrough()
 	}
 	for key, m := range d.Backends {
-		if m == nil && s.backends[key] != nil {
-			s.ejected.Add(s.backends[key].pool.Ejections())
-			s.backends[key].pool.Close()
+		if b := s.backends[key]; m == nil && b != nil {
+			s.drop(b)
 			delete(s.backends, key)
 		}
 	}
 }
 
-func (s *Server) publishPassthrough(changes map[string]*ingress.BackendKey) {
-	hosts := maps.Clone(*s.passthrough.Load())
-	for host, key := range changes {
-		if key == nil {
-			delete(hosts, host)
-		} else {
-			hosts[host] = s.backends[*key]
+// drop ends a backend that nothing leads to any more. Requests on their way go on.
+func (s *Server) drop(b *backend) {
+	s.ejected.Add(b.pool.Ejections())
+	b.pool.Close()
+}
+
+// publishPassthrough makes s.through what connections see. s.mu is held.
+func (s *Server) publishPassthrough() {
+	hosts := make(map[string]*passage, len(s.through))
+	for host, key := range s.through {
+		if b := s.backends[key]; b != nil {
+			hosts[host] = &passage{backend: b, balancer: b.pool.Balancer(balance.Config{})}
 		}
 	}
 	s.passthrough.Store(&hosts)
 }
 
-// report tells what is wrong with objects. s.mu is held.
-func (s *Server) report() {
-	if s.cfg.Problems == nil {
+// readKey takes over the key that all nodes share, if it has changed. Pools are made with it, so they are all made
+// anew then, and so are the rules. s.mu is held.
+func (s *Server) readKey() {
+	key := s.sessionKey()
+	if bytes.Equal(key, s.key) {
 		return
 	}
-	s.cfg.Problems(s.problems())
-}
-
-// problems is all that is wrong with objects. s.mu is held.
-func (s *Server) problems() []service.Problem {
-	return slices.Concat(s.builder.Problems(), s.missingProblems(), s.secrets.globals, s.secrets.dates)
-}
-
-// reportMissing reports again if backends have become good or bad. s.mu is held.
-func (s *Server) reportMissing() {
-	now := s.missingProblems()
-	if !slices.Equal(now, s.missing) {
-		s.missing = now
-		s.report()
+	s.key = bytes.Clone(key)
+	if err := s.tickets.SetSecret(s.key); err != nil {
+		s.cfg.Log.Error("the key for session tickets cannot be used", "secret", s.cfg.Keys, "err", err)
+	}
+	for key, old := range s.backends {
+		b := s.newBackend(key)
+		b.hosts, b.addrs, b.name = old.hosts, old.addrs, old.name
+		b.pool.Set(b.addrs, nil)
+		s.backends[key] = b
+		if s.last != nil {
+			s.resolve(b)
+		}
+		b.setModel(old.model)
+		s.drop(old)
+	}
+	if len(s.backends) > 0 {
+		s.builder.SetGlobals(s.globals)
+		s.publishPassthrough()
 	}
 }
 
-// missingProblems are about Ingresses whose backends do not exist, or may not be used. s.mu is held.
-func (s *Server) missingProblems() []service.Problem {
-	if s.last == nil || !s.anyTrouble() {
+// sessionKey is what the names of endpoints in cookies are hidden with, and what tickets are derived
+// from. It is nil if nodes share none. s.mu is held.
+func (s *Server) sessionKey() []byte {
+	if s.cfg.Keys.Name == "" {
 		return nil
 	}
-	var list []service.Problem
-	for _, h := range s.builder.Model().Hosts {
-		for _, r := range append(slices.Clone(h.Routes), h.Fallback) {
-			if r == nil || r.WWW != "" {
-				continue
-			}
-			switch b := s.backends[r.Backend]; {
-			case b == nil:
-			case b.trouble != (trouble{}):
-				list = append(list, r.Problem(b.trouble.reason, "%s", b.trouble.text))
-			case b.name != nil && !r.External:
-				list = append(list, r.Problem("ExternalNameRefused", "Service %v stands for a DNS name, which nobody has allowed (--enable-external-names)", b.key.Service))
-			}
-		}
+	if v := s.builder.Secret(s.cfg.Keys); v != nil {
+		return v.Data["key"]
 	}
-	slices.SortFunc(list, func(a, b service.Problem) int {
-		return cmp.Or(a.Object.Name.Compare(b.Object.Name), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
-	})
-	return slices.Compact(list)
-}
-
-// anyTrouble reports whether some backend does not exist, or is a name. s.mu is held.
-func (s *Server) anyTrouble() bool {
-	for _, b := range s.backends {
-		if b.trouble != (trouble{}) || b.name != nil {
-			return true
-		}
-	}
-	return false
+	return nil
 }

@@ -1,7 +1,9 @@
 package l7
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,43 +17,64 @@ import (
 
 // An attempt is the tries of one request at one destination.
 type attempt struct {
-	s     *Server
-	x     *exchange.Exchange
-	f     *flight
-	d     *destination
-	pick  balance.Pick
-	tried [4]netip.AddrPort // room for Pick.Tried
-	tries int
-	began time.Time
-	fresh bool // the next try takes a new connection
+	s       *Server
+	x       *exchange.Exchange
+	f       *flight
+	d       *destination
+	pick    balance.Pick
+	tried   [4]netip.AddrPort // room for Pick.Tried
+	tries   int               // endpoints that were asked
+	began   time.Time
+	counted bool // the budget has allowed the next try, and waits for its end
 }
 
 // ask has the request answered by a backend.
 func (s *Server) ask(x *exchange.Exchange, f *flight) {
 	d := f.pick(x)
-	f.dest = d
 	if d == nil {
 		x.Answer(http.StatusServiceUnavailable, reasonNoBackend)
 		return
 	}
-	if d.backend.external.Load() && f.rule != nil && !f.rule.route.External {
-		x.Answer(http.StatusServiceUnavailable, reasonExternal)
-		return
-	}
+	keepInterruptible(x, f)
 	s.budget.Begin()
 	f.counted = true
 	if !s.askAt(x, f, d) && f.rule != nil && f.rule.fallback != nil {
-		f.dest = f.rule.fallback
-		s.askAt(x, f, f.dest)
+		s.askAt(x, f, f.rule.fallback)
 	}
 	if x.Response == nil {
 		x.Answer(http.StatusServiceUnavailable, reasonNoEndpoint)
 	}
 }
 
+// An interruptible body is one that a policy has put something in front of. Who asks a backend ends
+// reading a body by its Interrupt, which policies do not pass on.
+type interruptible struct {
+	io.Reader
+	engine interface{ Interrupt() }
+}
+
+// Interrupt ends a Read that waits for the client.
+func (b *interruptible) Interrupt() { b.engine.Interrupt() }
+
+func keepInterruptible(x *exchange.Exchange, f *flight) {
+	switch b := x.Request.Body.(type) {
+	case nil, interface{ Interrupt() }, *bytes.Reader:
+	default:
+		if from, ok := f.body.(interface{ Interrupt() }); ok {
+			x.Request.Body = &interruptible{Reader: b, engine: from}
+		}
+	}
+}
+
 // askAt asks endpoints of d until one answers. It reports false, without an answer, if d has none.
 func (s *Server) askAt(x *exchange.Exchange, f *flight, d *destination) bool {
+	f.dest = d
+	if d.backend.external.Load() && !d.external {
+		x.Answer(http.StatusServiceUnavailable, reasonExternal)
+		return true
+	}
 	a := attempt{s: s, x: x, f: f, d: d, began: time.Now()}
+	defer a.release()
 	a.pick.Client = x.Request.Client.Addr()
 	a.pick.Tried = a.tried[:0]
 	if len(d.key) > 0 {
@@ -71,34 +94,59 @@ func (s *Server) askAt(x *exchange.Exchange, f *flight, d *destination) bool {
 	}
 }
 
+// release tells the budget that the try which it has allowed is over, or will not be made.
+func (a *attempt) release() {
+	if a.counted {
+		a.counted = false
+		a.s.budget.Done()
+	}
+}
+
 // once asks one endpoint. It reports whether the request has its answer.
 func (a *attempt) once(ep *balance.Endpoint) bool {
 	a.tries++
 	a.f.endpoint = ep
 	ep.Begin()
-	began := time.Now()
-	resp, err := a.s.client.Do(a.x, a.target(ep))
-	took := time.Since(began)
-	if a.tries > 1 && !a.fresh {
-		a.s.budget.Done()
+	resp, err, took := a.try(ep, false)
+	if err != nil && a.stale(err) {
+		// The endpoint was just closing a connection that had been kept: that is no failure of its own.
+		resp, err, took = a.try(ep, true)
 	}
-	a.fresh = false
+	a.release()
 	if err == nil {
 		return a.answered(ep, resp, took)
 	}
-	var e *upstream.Error
-	if !errors.As(err, &e) {
-		e = &upstream.Error{Phase: upstream.Build, Err: err}
-	}
-	return a.failed(ep, e, took)
+	return a.failed(ep, err, took)
 }
 
-func (a *attempt) target(ep *balance.Endpoint) upstream.Target {
-	t := upstream.Target{
-		Addr: ep.Addr(), Protocol: a.d.protocol, TLS: a.d.tls, Timeouts: a.d.timeouts, Fresh: a.fresh,
+func (a *attempt) try(ep *balance.Endpoint, fresh bool) (*exchange.Response, *upstream.Error, time.Duration) {
+	began := time.Now()
+	to := a.d.at(ep.Addr())
+	to.Fresh = fresh
+	resp, err := a.s.client.Do(a.x, to)
+	took := time.Since(began)
+	if err == nil {
+		return resp, nil, took
 	}
+	e, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
+		e = &upstream.Error{Phase: upstream.Build, Err: err}
+	}
+	return nil, e, took
+}
+
+// stale reports whether a connection that had been kept was closed before the endpoint can have begun with the request, so that
+// it may be asked once more on a new one.
+func (a *attempt) stale(e *upstream.Error) bool {
+	return e.Reused && !e.Answered && !e.Timeout && !e.BodyRead && !e.Canceled &&
+		e.Phase != upstream.Build && e.Phase != upstream.Request && (!e.Sent || idempotent(a.x.Request.Method))
+}
+
+// at is how d asks the endpoint at addr.
+func (d *destination) at(addr netip.AddrPort) upstream.Target {
+	t := upstream.Target{Addr: addr, Protocol: d.protocol, TLS: d.tls, Timeouts: d.timeouts}
 	if t.Protocol == upstream.HTTP {
-		t.Protocol = a.d.backend.protocol()
+		t.Protocol = d.backend.protocol()
 	}
 	return t
 }
@@ -127,7 +175,7 @@ func (a *attempt) answered(ep *balance.Endpoint, resp *exchange.Response, took t
 // failed decides what comes of a failure. It reports true if that is the end.
 func (a *attempt) failed(ep *balance.Endpoint, e *upstream.Error, took time.Duration) bool {
 	switch {
-	case e.Canceled || a.x.Context.Err() != nil:
+	case e.Canceled || a.x.Context.Err() != nil && e.Phase != upstream.Request:
 		ep.Report(balance.Aborted, took)
 		a.x.Answer(statusClientGone, reasonClientGone)
 		return true
@@ -139,13 +187,6 @@ func (a *attempt) failed(ep *balance.Endpoint, e *upstream.Error, took time.Dura
 		ep.Report(balance.Aborted, took)
 		a.answerFor(e)
 		return true
-	case e.Reused && !e.Answered && !e.Timeout && !e.BodyRead && (!e.Sent || idempotent(a.x.Request.Method)):
-		// The endpoint was just closing a connection that had been kept: that is no failure of its own.
-		ep.Report(balance.Aborted, took)
-		ep.End()
-		a.f.endpoint = nil
-		a.fresh = true
-		return a.freshly(ep)
 	}
 	ep.Report(balance.Failed, took)
 	wanted := a.d.retry.Error
@@ -162,9 +203,6 @@ func (a *attempt) failed(ep *balance.Endpoint, e *upstream.Error, took time.Dura
 	return true
 }
 
-// freshly asks the same endpoint once more, on a new connection.
-func (a *attempt) freshly(ep *balance.Endpoint) bool { return a.once(ep) }
-
 // again reports whether another endpoint is to be asked, and makes ready for that.
 func (a *attempt) again(ep *balance.Endpoint, may bool) bool {
 	r := &a.d.retry
@@ -172,6 +210,7 @@ func (a *attempt) again(ep *balance.Endpoint, may bool) bool {
 	case !may, r.Tries > 0 && a.tries >= r.Tries, r.Within > 0 && time.Since(a.began) >= r.Within, !a.s.budget.Retry():
 		return false
 	}
+	a.counted = true
 	a.s.stats.Retries.Add(1)
 	a.pick.Tried = append(a.pick.Tried, ep.Addr())
 	a.f.letGo()
@@ -180,11 +219,11 @@ func (a *attempt) again(ep *balance.Endpoint, may bool) bool {
 
 // repeatable reports whether the request may be sent twice.
 func (a *attempt) repeatable() bool {
-	body := a.x.Request.Length == 0
-	if !body {
-		_, body = a.x.Request.Body.(interface{ Len() int }) // in memory
+	whole := a.x.Request.Length == 0
+	if !whole {
+		_, whole = a.x.Request.Body.(*bytes.Reader)
 	}
-	return body && (idempotent(a.x.Request.Method) || a.d.retry.NonIdempotent)
+	return whole && (idempotent(a.x.Request.Method) || a.d.retry.NonIdempotent)
 }
 
 // idempotent reports whether nothing can come of a second request that has not come of the first. PUT and

@@ -19,6 +19,9 @@ type backend struct {
 	ports   []*service.Port // that it was resolved from
 	name    *externalName   // not nil: the Service stands for a DNS name
 	trouble trouble         // why there can be no endpoint
+	model   *ingress.BackendModel
+	hosts   map[string]struct{} // whose rules lead here
+	addrs   []service.Endpoint  // of the name
 
 	external atomic.Bool   // name is not nil
 	app      atomic.Uint32 // upstream.Protocol that the Service says, HTTP if it does not
@@ -30,7 +33,41 @@ type trouble struct {
 }
 
 func (s *Server) newBackend(key ingress.BackendKey) *backend {
-	return &backend{key: key, pool: balance.NewPool(key.String(), balance.Options{Checker: s.checker, Key: s.sessionKey()})}
+	return &backend{
+		key: key, hosts: make(map[string]struct{}),
+		pool: balance.NewPool(key.String(), balance.Options{Checker: s.checker, Key: s.key}),
+	}
+}
+
+// setModel takes over what rules say about all who lead to b. s.mu is held.
+func (b *backend) setModel(m *ingress.BackendModel) {
+	b.model = m
+	b.pool.SetHealth(b.health())
+}
+
+// health is how endpoints are told good or bad. What they are asked in active checks is asked in the protocol that they
+// speak; of those that speak HTTP/2 alone it only is whether they can be connected to.
+func (b *backend) health() balance.Health {
+	if b.model == nil {
+		return balance.Health{}
+	}
+	h := b.model.Health
+	if h.Check == nil {
+		return h
+	}
+	check := *h.Check
+	p := protocolOf(b.model.Protocol)
+	if p == upstream.HTTP {
+		p = b.protocol()
+	}
+	switch p {
+	case upstream.HTTPS:
+		check.TLS = true
+	case upstream.GRPC, upstream.GRPCS, upstream.H2C:
+		check.Path = ""
+	}
+	h.Check = &check
+	return h
 }
 
 // protocol is what the Service says about its port (appProtocol).
@@ -46,6 +83,7 @@ func (s *Server) setEndpoints(snap *service.Snapshot) int {
 	for _, e := range snap.External {
 		external[e.Service] = e
 	}
+	before := slices.Concat(s.missingProblems(), s.fallbackProblems())
 	oldPorts, oldExternal, gone := s.ports, s.external, s.last
 	s.ports, s.external, s.last = ports, external, snap
 	changed := 0
@@ -61,15 +99,28 @@ func (s *Server) setEndpoints(snap *service.Snapshot) int {
 		each(b)
 	}
 	if s.fallback != nil {
-		each(s.fallback)
+		each(s.fallback.backend)
 	}
 	s.forget(oldPorts)
-	s.reportMissing()
+	s.reportMissing(before)
 	return changed
 }
 
 // resolve finds the endpoints of b. s.mu is held.
 func (s *Server) resolve(b *backend) {
+	trouble, name, protocol := b.trouble, b.name != nil, b.protocol()
+	s.findEndpoints(b)
+	if b.trouble != trouble || name != (b.name != nil) {
+		for host := range b.hosts {
+			s.missing.doubtful[host] = struct{}{}
+		}
+	}
+	if b.protocol() != protocol {
+		b.pool.SetHealth(b.health())
+	}
+}
+
+func (s *Server) findEndpoints(b *backend) {
 	n := b.key.Service
 	old := b.name
 	b.ports, b.name, b.trouble = nil, nil, trouble{}
@@ -143,7 +194,7 @@ func appProtocol(name string) upstream.Protocol {
 	switch name {
 	case "kubernetes.io/h2c":
 		return upstream.H2C
-	case "https", "HTTPS":
+	case "https", "HTTPS", "kubernetes.io/wss":
 		return upstream.HTTPS
 	}
 	return upstream.HTTP

@@ -1,10 +1,11 @@
 package l7
 
 import (
+	"cmp"
 	"context"
-	"fmt"
-	"net/netip"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/certs"
@@ -13,124 +14,164 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 )
 
-var noPrefixes = []netip.Prefix{}
-
 // certificates is what is known of Secrets with certificates. Server.mu guards it.
 type certificates struct {
-	cache   certs.Cache
-	hosts   map[string][]service.Name // which Secrets each host has
-	globals []service.Problem         // with the ConfigMap
-	dates   []service.Problem         // with the dates of certificates
-	own     *certs.Pair               // made by ourselves, for want of another default
+	cache    certs.Cache
+	hosts    map[string][]service.Name            // which Secrets each host has
+	users    map[service.Name]map[string]struct{} // which hosts each Secret has
+	own      *certs.Pair                          // made by ourselves, for want of another default
+	chosen   []*certs.Pair                        // the operator's default, the last good one; nil: none yet
+	asked    bool                                 // for the operator's default
+	dates    map[service.Name][]service.Problem   // with the dates of Secrets in use
+	dated    []service.Problem                    // all of dates, in order
+	fallback []service.Problem                    // with the operator's default
+	globals  []service.Problem                    // with the ConfigMap
 }
 
-// defaultCertificate makes the certificate for hosts that have none, until the one of the operator is there.
-func (s *Server) defaultCertificate() error {
-	pair, err := certs.SelfSigned(time.Now())
-	if err != nil {
-		return fmt.Errorf("l7: make a certificate: %w", err)
-	}
-	s.secrets.own = pair
-	s.certs.SetDefault(certs.Default{Pairs: []*certs.Pair{pair}, Reject: s.process.Load().globals.TLS.RejectHandshake})
-	return nil
-}
-
-// readCertificates takes over what has changed about certificates. s.mu is held.
-func (s *Server) readCertificates(d *ingress.Delta, changes []kube.Change) {
-	for host, names := range d.Certs {
-		if names == nil {
-			delete(s.secrets.hosts, host)
-		} else {
-			s.secrets.hosts[host] = names
-		}
-	}
-	updates := map[string][]*certs.Pair{}
-	for host := range d.Certs {
-		updates[host] = s.pairs(s.secrets.hosts[host])
-	}
-	if len(d.Secrets) > 0 {
-		for host, names := range s.secrets.hosts {
-			if slices.ContainsFunc(names, func(n service.Name) bool { _, ok := d.Secrets[n]; return ok }) {
-				updates[host] = s.pairs(names)
-			}
-		}
-	}
-	if len(updates) > 0 {
-		s.certs.Update(updates)
-		s.checkDates(time.Now())
-	}
-	for _, c := range changes {
-		if c.Object.Kind == "Secret" && c.Object.Name == s.cfg.DefaultCertificate {
-			s.setDefaultCertificate()
-		}
-		if c.Object.Kind == "Secret" && c.Object.Name == s.cfg.Keys {
-			s.setKeys()
-		}
+func newCertificates() certificates {
+	return certificates{
+		hosts: make(map[string][]service.Name), users: make(map[service.Name]map[string]struct{}),
+		dates: make(map[service.Name][]service.Problem),
 	}
 }
 
-// setDefaultCertificate takes over the operator's default certificate. A bad one changes nothing.
-func (s *Server) setDefaultCertificate() {
-	pairs := s.pairs([]service.Name{s.cfg.DefaultCertificate})
-	if len(pairs) == 0 {
-		s.cfg.Log.Error("the default certificate cannot be used; what was in force stays", "secret", s.cfg.DefaultCertificate)
-		return
+// setDefault puts the certificate for hosts that have none in force: the operator's, or until that is there, our own.
+// s.mu is held.
+func (s *Server) setDefault() {
+	pairs := s.secrets.chosen
+	if pairs == nil {
+		pairs = []*certs.Pair{s.secrets.own}
 	}
 	s.certs.SetDefault(certs.Default{Pairs: pairs, Reject: s.process.Load().globals.TLS.RejectHandshake})
 }
 
-// setKeys takes over the key that all nodes share.
-func (s *Server) setKeys() {
-	if err := s.tickets.SetSecret(s.sessionKey()); err != nil {
-		s.cfg.Log.Error("the key for session tickets cannot be used", "secret", s.cfg.Keys, "err", err)
+// readCertificates takes over what has changed about certificates, in time that depends on that alone. s.mu is held.
+func (s *Server) readCertificates(d *ingress.Delta, changes []kube.Change) {
+	touched := make(map[service.Name]struct{})
+	hosts := make(map[string]struct{})
+	for host, names := range d.Certs {
+		s.useCertificates(host, names, touched)
+		hosts[host] = struct{}{}
+	}
+	for n := range d.Secrets {
+		touched[n] = struct{}{}
+		for host := range s.secrets.users[n] {
+			hosts[host] = struct{}{}
+		}
+	}
+	if len(hosts) > 0 {
+		updates := make(map[string][]*certs.Pair, len(hosts))
+		for host := range hosts {
+			updates[host] = s.pairs(s.secrets.hosts[host])
+		}
+		s.certs.Update(updates)
+	}
+	if name := s.cfg.DefaultCertificate; name.Name != "" {
+		of := func(c kube.Change) bool { return c.Object.Kind == "Secret" && c.Object.Name == name }
+		if !s.secrets.asked || slices.ContainsFunc(changes, of) {
+			s.readDefault(name)
+			touched[name] = struct{}{}
+		}
+	}
+	s.judge(touched, time.Now())
+}
+
+// useCertificates notes which Secrets a host has from now on, and puts those that it had or has into touched. s.mu is held.
+func (s *Server) useCertificates(host string, names []service.Name, touched map[service.Name]struct{}) {
+	for _, n := range s.secrets.hosts[host] {
+		touched[n] = struct{}{}
+		if delete(s.secrets.users[n], host); len(s.secrets.users[n]) == 0 {
+			delete(s.secrets.users, n)
+		}
+	}
+	for _, n := range names {
+		touched[n] = struct{}{}
+		if s.secrets.users[n] == nil {
+			s.secrets.users[n] = make(map[string]struct{})
+		}
+		s.secrets.users[n][host] = struct{}{}
+	}
+	if s.secrets.hosts[host] = names; len(names) == 0 {
+		delete(s.secrets.hosts, host)
 	}
 }
 
-// sessionKey is what the names of endpoints in cookies are hidden with, and what tickets are derived
-// from. It is nil if nodes share none.
-func (s *Server) sessionKey() []byte {
-	if s.cfg.Keys.Name == "" {
-		return nil
+// readDefault takes over the operator's default certificate. One that is bad or has gone changes nothing. s.mu is held.
+func (s *Server) readDefault(name service.Name) {
+	s.secrets.asked, s.secrets.fallback = true, nil
+	problem := func(reason, message string) {
+		s.secrets.fallback = []service.Problem{{
+			Object: service.Object{Kind: "Secret", Name: name}, Reason: reason, Message: message + "; the default certificate stays what it was",
+		}}
 	}
-	if v := s.builder.Secret(s.cfg.Keys); v != nil {
-		return v.Data["key"]
+	v := s.builder.Secret(name)
+	if v == nil {
+		problem("SecretNotFound", "there is no such Secret")
+		return
 	}
-	return nil
+	pair, err := s.secrets.cache.Parse(v.Data["tls.crt"], v.Data["tls.key"])
+	if err != nil {
+		problem("CertInvalid", err.Error())
+		return
+	}
+	s.secrets.chosen = []*certs.Pair{pair}
+	s.setDefault()
 }
 
+// pairs returns the certificates in Secrets that the builder has found good.
 func (s *Server) pairs(names []service.Name) []*certs.Pair {
 	var out []*certs.Pair
 	for _, n := range names {
-		v := s.builder.Secret(n)
-		if v == nil {
-			continue
+		if pair, ok := s.builder.Certificate(n).(*certs.Pair); ok && pair != nil {
+			out = append(out, pair)
 		}
-		pair, err := s.secrets.cache.Parse(v.Data["tls.crt"], v.Data["tls.key"])
-		if err != nil {
-			s.cfg.Log.Error("a certificate cannot be used", "secret", n, "err", err)
-			continue
-		}
-		out = append(out, pair)
 	}
 	return out
 }
 
-// checkDates finds certificates that are over or soon will be. s.mu is held.
-func (s *Server) checkDates(now time.Time) {
-	s.secrets.dates = nil
-	seen := map[service.Name]bool{}
-	for _, names := range s.secrets.hosts {
-		for _, n := range names {
-			if seen[n] {
-				continue
-			}
-			seen[n] = true
+// judge finds out which of the certificates in Secrets are over or soon will be. s.mu is held.
+func (s *Server) judge(names map[service.Name]struct{}, now time.Time) {
+	for n := range names {
+		var list []service.Problem
+		if len(s.secrets.users[n]) > 0 || n == s.cfg.DefaultCertificate {
 			for _, p := range s.pairs([]service.Name{n}) {
-				s.secrets.dates = append(s.secrets.dates, p.Problems(service.Object{Kind: "Secret", Name: n, UID: s.builder.Secret(n).UID}, now)...)
+				list = append(list, p.Problems(service.Object{Kind: "Secret", Name: n, UID: s.builder.Secret(n).UID}, now)...)
 			}
 		}
+		if slices.Equal(list, s.secrets.dates[n]) {
+			continue
+		}
+		s.secrets.dated = nil
+		if s.secrets.dates[n] = list; len(list) == 0 {
+			delete(s.secrets.dates, n)
+		}
 	}
-	slices.SortFunc(s.secrets.dates, func(a, b service.Problem) int { return a.Object.Name.Compare(b.Object.Name) })
+}
+
+// datedProblems are with the dates of certificates. s.mu is held.
+func (s *Server) datedProblems() []service.Problem {
+	if s.secrets.dated == nil && len(s.secrets.dates) > 0 {
+		s.secrets.dated = slices.Concat(slices.Collect(maps.Values(s.secrets.dates))...)
+		slices.SortFunc(s.secrets.dated, func(a, b service.Problem) int {
+			return cmp.Or(a.Object.Name.Compare(b.Object.Name), strings.Compare(a.Reason, b.Reason), strings.Compare(a.Message, b.Message))
+		})
+	}
+	return s.secrets.dated
+}
+
+// judgeAll looks at the dates of all certificates in use.
+func (s *Server) judgeAll(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := make(map[service.Name]struct{})
+	for n := range s.secrets.users {
+		names[n] = struct{}{}
+	}
+	if s.cfg.DefaultCertificate.Name != "" {
+		names[s.cfg.DefaultCertificate] = struct{}{}
+	}
+	s.judge(names, now)
+	s.report()
 }
 
 // watchDates looks at the dates of certificates every hour.
@@ -142,10 +183,7 @@ func (s *Server) watchDates(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			s.mu.Lock()
-			s.checkDates(now)
-			s.report()
-			s.mu.Unlock()
+			s.judgeAll(now)
 		}
 	}
 }

@@ -28,7 +28,8 @@ type externalName struct {
 	port uint16
 }
 
-// resolveExternal makes b lead to a DNS name. The addresses it has are kept until those of a new name are known. s.mu is held.
+// resolveExternal makes b lead to a DNS name. The addresses it has are kept until
+// the new name has been looked up. s.mu is held.
 func (s *Server) resolveExternal(b *backend, e *service.External, old *externalName) {
 	port := uint16(b.key.Port.Number)
 	for _, p := range e.Ports {
@@ -47,8 +48,13 @@ func (s *Server) resolveExternal(b *backend, e *service.External, old *externalN
 		port = defaultHTTP
 	}
 	b.name = &externalName{host: e.Host, port: port}
-	if old == nil || *old != *b.name {
-		go s.lookUp(context.Background(), b, *b.name)
+	if old != nil && *old == *b.name {
+		return
+	}
+	b.addrs = nil
+	select {
+	case s.names <- struct{}{}:
+	default:
 	}
 }
 
@@ -61,15 +67,9 @@ func (s *Server) resolveNames(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-s.names:
 		}
-		named := map[*backend]externalName{}
-		s.mu.Lock()
-		for _, b := range s.backends {
-			if b.name != nil {
-				named[b] = *b.name
-			}
-		}
-		s.mu.Unlock()
+		named := s.named()
 		var group sync.WaitGroup
 		turns := make(chan struct{}, askTogether)
 		for b, n := range named {
@@ -83,7 +83,21 @@ func (s *Server) resolveNames(ctx context.Context) {
 	}
 }
 
-// lookUp gives b the addresses of n, unless it leads elsewhere by then. What cannot be looked up stays as it was.
+// named returns the backends that are names.
+func (s *Server) named() map[*backend]externalName {
+	list := map[*backend]externalName{}
+	for _, b := range s.pools() {
+		s.mu.Lock()
+		if b.name != nil {
+			list[b] = *b.name
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
+// lookUp gives b the addresses of n, unless it leads elsewhere by then. What cannot be looked up keeps the addresses that it had
+// under that name; those of another are not kept any longer.
 func (s *Server) lookUp(ctx context.Context, b *backend, n externalName) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -96,7 +110,7 @@ func (s *Server) lookUp(ctx context.Context, b *backend, n externalName) {
 	addrs, err := resolve(ctx, n.host)
 	if err != nil || len(addrs) == 0 {
 		s.cfg.Log.Warn("the name of a Service cannot be resolved", "service", b.key.Service, "name", n.host, "err", err)
-		return
+		addrs = nil
 	}
 	eps := make([]service.Endpoint, 0, len(addrs))
 	for _, a := range addrs[:min(len(addrs), maxAddresses)] {
@@ -105,7 +119,11 @@ func (s *Server) lookUp(ctx context.Context, b *backend, n externalName) {
 	slices.SortFunc(eps, func(a, b service.Endpoint) int { return a.Addr.Compare(b.Addr) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.name != nil && *b.name == n {
-		b.pool.Set(eps, nil)
+	if b.name == nil || *b.name != n {
+		return
 	}
+	if len(eps) > 0 {
+		b.addrs = eps
+	}
+	b.pool.Set(b.addrs, nil)
 }

@@ -1,6 +1,8 @@
 package l7
 
 import (
+	"cmp"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -41,7 +43,7 @@ type flight struct {
 	dest     *destination
 	endpoint *balance.Endpoint // that has answered
 	counted  bool              // by the budget
-	asked    time.Time         // when the first endpoint was
+	body     io.Reader         // of the request, as the engine has made it
 	upstream time.Duration     // until the head of the answer
 	canary   bool
 }
@@ -72,7 +74,7 @@ func (f *flight) letGo() {
 
 // Handle is of std.Handler.
 func (s *Server) Handle(x *exchange.Exchange) {
-	f := &flight{server: s}
+	f := &flight{server: s, body: x.Request.Body}
 	x.Hold = f
 	s.stats.InFlight.Add(1)
 	if x.Response == nil && s.admit(x, f) {
@@ -98,7 +100,7 @@ func (s *Server) admit(x *exchange.Exchange, f *flight) bool {
 		x.Answer(http.StatusForbidden, reasonBlocked)
 		return false
 	}
-	if !s.find(x, f) {
+	if !s.find(x, f, id.Port) {
 		return false
 	}
 	nginx := f.pipeline.Nginx()
@@ -116,14 +118,15 @@ func requestURI(x *exchange.Exchange) string {
 	return x.Request.RawPath
 }
 
-// find finds the rule for a request. It returns false if there is an answer instead.
-func (s *Server) find(x *exchange.Exchange, f *flight) bool {
+// find finds the rule for a request. The port is what a trusted proxy says, or nothing. It returns false if there is an answer
+// instead.
+func (s *Server) find(x *exchange.Exchange, f *flight, trusted string) bool {
 	host, port, err := route.ParseHost(x.Request.RawHost)
 	if err != nil {
 		x.Answer(http.StatusBadRequest, reasonHost)
 		return false
 	}
-	x.Request.Host, x.Request.Port = host, port
+	x.Request.Host, x.Request.Port = host, cmp.Or(trusted, port)
 	if x.Request.RawPath == "*" {
 		x.Answer(http.StatusNoContent, reasonServer)
 		return false
@@ -151,7 +154,7 @@ func (s *Server) findDefault(x *exchange.Exchange, f *flight) bool {
 		x.Answer(http.StatusNotFound, reasonNoRoute)
 		return false
 	}
-	f.dest = s.defaultDestination()
+	f.dest = s.fallback
 	x.Target = &f.dest.target
 	return true
 }

@@ -2,8 +2,11 @@ package l7
 
 import (
 	"context"
+	"crypto/tls"
+	"maps"
 	"net/http"
 	"time"
+	"weak"
 
 	"github.com/fairlead-project/fairlead/l7/accesslog"
 	"github.com/fairlead-project/fairlead/l7/annotation"
@@ -88,5 +91,8 @@ func (s *Server) forgetStats(ctx context.Context) {
 			}
 		}
 		s.stats.Drop(func(k stats.Key) bool { return exist[k] })
+		s.mu.Lock()
+		maps.DeleteFunc(s.upstreams, func(_ tlsKey, c weak.Pointer[tls.Config]) bool { return c.Value() == nil })
+		s.mu.Unlock()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"strings"
+	"weak"
 
 	"github.com/fairlead-project/fairlead/l7/annotation"
 	"github.com/fairlead-project/fairlead/l7/balance"
@@ -41,6 +42,7 @@ type destination struct {
 	timeouts upstream.Timeouts
 	retry    annotation.Retry
 	target   exchange.Target
+	external bool // the backend may be a DNS name
 }
 
 // A keyPart is a piece of what is hashed.
@@ -61,10 +63,12 @@ func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
 		out.primary = s.destination(r, r.Backend, r.Settings, out.target)
 	}
 	if r.Default != nil {
-		out.fallback = s.destination(r, *r.Default, r.Settings, targetOf(r.Ingress, *r.Default, r.Path))
+		plain := *r.Settings // sessions are with the rule's own backend
+		plain.Balance, plain.HashBy = balance.Config{}, nil
+		out.fallback = s.destination(r, *r.Default, &plain, targetOf(r.Ingress, *r.Default, r.Path))
 	}
 	if c := r.Canary; c != nil && c.Refused == "" && c.Settings.Canary != nil {
-		out.canary = s.destination(r, c.Backend, c.Settings, targetOf(c.Ingress, c.Backend, r.Path))
+		out.canary = s.destination(r, c.Backend, canarySettings(r), targetOf(c.Ingress, c.Backend, r.Path))
 		out.choose = *c.Settings.Canary
 		out.canaryStats = s.stats.Rule(stats.Key{Namespace: c.Ingress.Namespace, Ingress: c.Ingress.Name, Service: c.Backend.Service.Name, Class: r.Class})
 	}
@@ -86,6 +90,18 @@ func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
 	return out
 }
 
+// canarySettings are the Route's, but for how the canary chooses endpoints; unless it says otherwise, clients keep to
+// its endpoints by the same sessions.
+func canarySettings(r *ingress.Route) *annotation.Settings {
+	out, own := *r.Settings, r.Canary.Settings
+	sticky := out.Balance.Sticky
+	out.Balance, out.HashBy = own.Balance, own.HashBy
+	if !own.Canary.Legacy {
+		out.Balance.Sticky = sticky
+	}
+	return &out
+}
+
 func targetOf(in service.Name, key ingress.BackendKey, path string) exchange.Target {
 	return exchange.Target{Namespace: in.Namespace, Ingress: in.Name, Service: key.Service.Name, Port: key.Port.String(), Path: path}
 }
@@ -98,7 +114,7 @@ func (s *Server) destination(r *ingress.Route, key ingress.BackendKey, set *anno
 	}
 	up := set.Upstream
 	d := &destination{
-		backend: b, target: target, retry: up.Retry, protocol: protocolOf(up.Protocol), tls: s.plainTLS,
+		backend: b, target: target, retry: up.Retry, protocol: protocolOf(up.Protocol), tls: s.plainTLS, external: r.External,
 		timeouts: upstream.Timeouts{Connect: up.ConnectTimeout, Read: up.ReadTimeout, Write: up.SendTimeout},
 	}
 	c := set.Balance
@@ -112,7 +128,7 @@ func (s *Server) destination(r *ingress.Route, key ingress.BackendKey, set *anno
 	for _, p := range set.HashBy {
 		d.key = append(d.key, keyPart{text: p.Text, value: policy.Variable(p.Variable)})
 	}
-	if up.Protocol.TLS() {
+	if up.TLS != (annotation.UpstreamTLS{}) {
 		d.tls = s.upstreamTLS(r, up.TLS)
 	}
 	d.balancer = b.pool.Balancer(c)
@@ -131,29 +147,49 @@ func protocolOf(p annotation.Protocol) upstream.Protocol {
 	return upstream.HTTP
 }
 
-// upstreamTLS is how TLS is spoken to a backend. s.mu is held.
+// A tlsKey is what makes one way of speaking TLS to backends differ from another.
+type tlsKey struct {
+	name            string
+	verify          bool
+	lowest, highest uint16
+	secret          *ingress.Secret // this version of it, or nil
+}
+
+// upstreamTLS is how TLS is spoken to a backend. Rules that have it alike share connections, also with what
+// they were before a change. s.mu is held.
 func (s *Server) upstreamTLS(r *ingress.Route, t annotation.UpstreamTLS) *tls.Config {
-	o := upstream.TLSOptions{Verify: t.Verify, MinVersion: t.MinVersion, MaxVersion: t.MaxVersion}
+	key := tlsKey{verify: t.Verify, lowest: t.MinVersion, highest: t.MaxVersion}
 	if t.ServerName || t.Verify {
-		if o.Name = t.Name; o.Name == "" && !strings.HasPrefix(r.Host, "*.") {
-			o.Name = r.Host
+		if key.name = t.Name; key.name == "" && !strings.HasPrefix(r.Host, "*.") {
+			key.name = r.Host
 		}
 	}
-	if t.Secret == "" {
-		return upstream.TLSConfig(o)
+	if t.Secret != "" {
+		key.secret = s.builder.Secret(service.Name{Namespace: r.Ingress.Namespace, Name: t.Secret})
 	}
-	v := s.builder.Secret(service.Name{Namespace: r.Ingress.Namespace, Name: t.Secret})
-	if v == nil {
-		return upstream.TLSConfig(o)
+	if c := s.upstreams[key].Value(); c != nil {
+		return c
 	}
-	if pem := v.Data["ca.crt"]; len(pem) > 0 {
+	c := upstream.TLSConfig(s.tlsOptions(key))
+	s.upstreams[key] = weak.Make(c)
+	return c
+}
+
+// tlsOptions makes what is compared into what is used. A Secret that should have what to trust and has not leaves
+// nobody to trust. s.mu is held.
+func (s *Server) tlsOptions(k tlsKey) upstream.TLSOptions {
+	o := upstream.TLSOptions{Name: k.name, Verify: k.verify, MinVersion: k.lowest, MaxVersion: k.highest}
+	if k.secret == nil {
+		return o
+	}
+	if pem := k.secret.Data["ca.crt"]; len(pem) > 0 {
 		o.Roots = x509.NewCertPool()
 		o.Roots.AppendCertsFromPEM(pem)
 	}
-	if pair, err := s.secrets.cache.Parse(v.Data["tls.crt"], v.Data["tls.key"]); err == nil {
+	if pair, err := s.secrets.cache.Parse(k.secret.Data["tls.crt"], k.secret.Data["tls.key"]); err == nil {
 		o.Certificates = []tls.Certificate{pair.Certificate}
 	}
-	return upstream.TLSConfig(o)
+	return o
 }
 
 // hashKey is what a request is hashed by.

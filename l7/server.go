@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/fairlead-project/fairlead/l7/accesslog"
 	"github.com/fairlead-project/fairlead/l7/annotation"
@@ -40,15 +42,17 @@ type Server struct {
 	tickets *certs.Tickets
 	limiter *certs.Limiter
 
+	serverTLS *tls.Config // of the engine's settings; s.mu guards it
+
 	// What requests look at.
 	table       atomic.Pointer[route.Table[*rule]]
 	process     atomic.Pointer[process]
-	passthrough atomic.Pointer[map[string]*backend]
-	fallback    *backend // of cfg.DefaultBackend, or nil
+	passthrough atomic.Pointer[map[string]*passage]
+	fallback    *destination // of cfg.DefaultBackend, or nil
 	plainTLS    *tls.Config
 
-	wake    chan struct{}
-	waiting struct {
+	wake, names chan struct{}
+	waiting     struct {
 		sync.Mutex
 		changes []kube.Change
 		synced  bool
@@ -61,7 +65,16 @@ type Server struct {
 	external map[service.Name]*service.External
 	secrets  certificates
 	last     *service.Snapshot
-	missing  []service.Problem // with backends
+	globals  *annotation.Globals // that the builder goes by
+	headers  [2]service.Name     // the ConfigMaps that the ConfigMap of defaults named when it was read last
+	key      []byte              // that all nodes share, or nil
+	through  map[string]ingress.BackendKey
+	models   map[string]*ingress.HostModel
+	missing  missing
+	served   map[service.Name]struct{}
+
+	// upstreams are the ways in which TLS is spoken to backends, as long as a rule needs them.
+	upstreams map[tlsKey]weak.Pointer[tls.Config]
 
 	objects, endpoints atomic.Bool // have been handed over once
 	ready              chan struct{}
@@ -100,13 +113,14 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		cfg: c, gates: &h1.Stats{},
 		shared: policy.NewShared(policy.SharedConfig{}), certs: certs.NewTable(), limiter: certs.NewLimiter(0, 0),
-		wake: make(chan struct{}, 1), ready: make(chan struct{}),
-		builder: ingress.NewBuilder(c.Ingress), backends: make(map[ingress.BackendKey]*backend),
+		wake: make(chan struct{}, 1), names: make(chan struct{}, 1), ready: make(chan struct{}),
+		builder: ingress.NewBuilder(c.Ingress), backends: make(map[ingress.BackendKey]*backend), globals: c.Ingress.Globals,
+		through: make(map[string]ingress.BackendKey), models: make(map[string]*ingress.HostModel),
+		missing: newMissing(), secrets: newCertificates(), upstreams: make(map[tlsKey]weak.Pointer[tls.Config]),
 		plainTLS: upstream.TLSConfig(upstream.TLSOptions{}),
 		started:  time.Now(), stats: stats.New(),
 	}
 	s.unrouted = s.stats.Rule(stats.Key{})
-	s.secrets.hosts = make(map[string][]service.Name)
 	s.checker = balance.NewChecker(balance.HTTPProber((&net.Dialer{}).DialContext))
 	globals := *c.Ingress.Globals
 	var err error
@@ -116,14 +130,17 @@ func New(c Config) (*Server, error) {
 	keep := globals.Keepalive
 	s.client = upstream.New(upstream.Config{Idle: keep.Connections, IdleTimeout: keep.Timeout, MaxRequests: keep.Requests, MaxAge: keep.Age})
 	s.table.Store(&route.Table[*rule]{})
-	s.passthrough.Store(&map[string]*backend{})
+	s.passthrough.Store(&map[string]*passage{})
 	if c.DefaultBackend.Name != "" {
-		s.fallback = s.newBackend(ingress.BackendKey{Service: c.DefaultBackend})
+		s.fallback = s.newFallback()
+	}
+	if s.secrets.own, err = certs.SelfSigned(time.Now()); err != nil {
+		return nil, fmt.Errorf("l7: make a certificate: %w", err)
 	}
 	if err := s.configure(globals); err != nil {
 		return nil, err
 	}
-	return s, s.defaultCertificate()
+	return s, nil
 }
 
 // configure puts the settings of the process in force.
@@ -141,6 +158,9 @@ func (s *Server) configure(g annotation.Globals) error {
 	}
 	settings := s.settings(g)
 	s.process.Store(&process{globals: g, forwarder: forwarder})
+	s.setDefault()
+	old := s.serverTLS
+	s.serverTLS = settings.TLS
 	if s.engine == nil {
 		s.engine = std.New(std.Config{
 			Handler: s, Log: s.cfg.Log, Settings: settings, Limiter: s.limiter,
@@ -149,6 +169,7 @@ func (s *Server) configure(g annotation.Globals) error {
 		return nil
 	}
 	s.engine.Configure(settings)
+	s.tickets.Detach(old)
 	return nil
 }
 
@@ -175,7 +196,7 @@ func (s *Server) settings(g annotation.Globals) std.Settings {
 		out.Proxy = append(out.Proxy, g.Clients.Trusted...)
 		if out.Proxy == nil {
 			s.cfg.Log.Warn("PROXY protocol is asked for, but no source of it is trusted (proxy-real-ip-cidr): nobody will be served")
-			out.Proxy = noPrefixes
+			out.Proxy = []netip.Prefix{}
 		}
 	}
 	return out
@@ -192,8 +213,8 @@ func (s *Server) handshook(state *tls.ConnectionState) {
 // Engine returns what accepts clients.
 func (s *Server) Engine() *std.Engine { return s.engine }
 
-// Ready is closed when everything that exists has been put in force once.
-func (s *Server) Ready() <-chan struct{} { return s.ready }
+// Complete is closed when everything that exists has been put in force once.
+func (s *Server) Complete() <-chan struct{} { return s.ready }
 
 // Run does what is to be done in the background until ctx is done, and returns nil then. Afterwards requests are
 // still answered, by what was in force last.
@@ -202,6 +223,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer runtime.KeepAlive(weight)
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	tasks.Go(func() { s.follow(ctx) })
 	tasks.Go(func() { _ = s.checker.Run(ctx) })
 	tasks.Go(func() { s.resolveNames(ctx) })
@@ -266,13 +289,17 @@ func (s *Server) follow(ctx context.Context) {
 func (s *Server) takeChanges() {
 	s.waiting.Lock()
 	changes, synced := s.waiting.changes, s.waiting.synced
+	if !synced {
+		s.waiting.Unlock()
+		return // half of what there is would be served as if it were all
+	}
 	s.waiting.changes = nil
 	s.waiting.Unlock()
 	if len(changes) > 0 {
 		s.apply(changes)
 	}
 	if synced && !s.objects.Swap(true) {
-		s.checkReady()
+		s.checkComplete()
 	}
 }
 
@@ -282,7 +309,7 @@ func (s *Server) Sync(_ context.Context, snap *service.Snapshot) (service.Report
 	changed := s.setEndpoints(snap)
 	s.mu.Unlock()
 	if !s.endpoints.Swap(true) {
-		s.checkReady()
+		s.checkComplete()
 	}
 	return service.Report{Changed: changed}, nil
 }
@@ -293,7 +320,7 @@ func (s *Server) Audit(context.Context) (service.Report, error) { return service
 // Cleanup is of service.Dataplane. Nothing outlives the process.
 func (s *Server) Cleanup(context.Context) error { return nil }
 
-func (s *Server) checkReady() {
+func (s *Server) checkComplete() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.objects.Load() || !s.endpoints.Load() {
@@ -312,7 +339,8 @@ func (s *Server) Done(x *exchange.Exchange, d std.Done) {
 	s.stats.InFlight.Add(-1)
 	if d.Panic != nil {
 		s.stats.Panics.Add(1)
-		s.cfg.Log.Error("a request ended in a panic", "host", x.Request.Host, "path", x.Request.RawPath, "panic", fmt.Sprint(d.Panic))
+		s.cfg.Log.Error("a request ended in a panic", "host", x.Request.Host, "path", x.Request.RawPath,
+			"panic", fmt.Sprint(d.Panic), "stack", string(d.Stack))
 	}
 	f.end(x)
 	s.observe(x, f, d)

@@ -29,6 +29,12 @@ const (
 	passIdle    = 10 * time.Minute
 )
 
+// A passage is where the TLS of a host goes.
+type passage struct {
+	backend  *backend
+	balancer *balance.Balancer
+}
+
 // passthroughTo returns what finds the hosts whose TLS is not ours, or nil if there can be none.
 func (s *Server) passthroughTo() func(string) func(net.Conn) {
 	if !s.cfg.Passthrough {
@@ -36,27 +42,29 @@ func (s *Server) passthroughTo() func(string) func(net.Conn) {
 	}
 	return func(name string) func(net.Conn) {
 		hosts := *s.passthrough.Load()
-		b := hosts[name]
-		if _, rest, ok := strings.Cut(name, "."); b == nil && ok {
-			b = hosts["*."+rest]
+		p := hosts[name]
+		if _, rest, ok := strings.Cut(name, "."); p == nil && ok {
+			p = hosts["*."+rest]
 		}
-		if b == nil {
+		if p == nil {
 			return nil
 		}
-		return func(c net.Conn) { s.passThrough(c, b) }
+		return func(c net.Conn) { s.passThrough(c, p) }
 	}
 }
 
-// passThrough joins a TLS connection to an endpoint of b. It tries another one while none of the client's bytes has been sent.
-func (s *Server) passThrough(client net.Conn, b *backend) {
+// passThrough joins a TLS connection to an endpoint of p. It tries another one while none of the client's bytes has been sent.
+func (s *Server) passThrough(client net.Conn, p *passage) {
 	defer client.Close()
-	balancer := b.pool.Balancer(balance.Config{})
+	if p.backend.external.Load() && !s.cfg.Ingress.ExternalNames {
+		return
+	}
 	q := balance.Pick{}
 	if tcp, ok := client.RemoteAddr().(*net.TCPAddr); ok {
 		q.Client = tcp.AddrPort().Addr().Unmap()
 	}
 	for range 3 {
-		ep, ok := balancer.Pick(&q)
+		ep, ok := p.balancer.Pick(&q)
 		if !ok {
 			return
 		}

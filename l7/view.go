@@ -52,7 +52,7 @@ func (s *Server) pools() []*backend {
 		list = append(list, b)
 	}
 	if s.fallback != nil {
-		list = append(list, s.fallback)
+		list = append(list, s.fallback.backend)
 	}
 	slices.SortFunc(list, func(a, b *backend) int { return strings.Compare(a.key.String(), b.key.String()) })
 	return list

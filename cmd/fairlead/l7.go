@@ -106,7 +106,7 @@ func (p *l7Process) run(ctx context.Context) error {
 	}
 	defer p.server.Close()
 	select {
-	case <-p.server.Ready():
+	case <-p.server.Complete():
 		p.log.Info("everything is in force")
 		listeners.serve(inner, p)
 	case <-ctx.Done():
@@ -131,7 +131,10 @@ func (p *l7Process) drain(ctx context.Context, l *l7Listeners, wait time.Duratio
 	p.draining.Do(func() { close(p.drained) })
 	if wait > 0 && l.serving {
 		p.log.Info("no new clients, please", "for", wait)
-		time.Sleep(wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
 	}
 	engine := p.server.Engine()
 	engine.Stop()
@@ -302,7 +305,7 @@ func (p *l7Process) readyz(w http.ResponseWriter, _ *http.Request) {
 	default:
 	}
 	select {
-	case <-p.server.Ready():
+	case <-p.server.Complete():
 		fmt.Fprintln(w, "ok")
 	default:
 		http.Error(w, "not everything is in force yet", http.StatusServiceUnavailable)

@@ -63,8 +63,13 @@ func (l *l7Listeners) serve(ctx context.Context, p *l7Process) {
 		p.log.Info("serving", "what", name, "at", listener.Addr().String())
 	}
 	if l.estate != nil {
-		if err := l.estate.Ready(); err != nil {
+		if err := l.estate.TakeOver(); err != nil {
 			p.log.Warn("the process before this one was not told to stop", "err", err)
+		}
+		for name, listener := range l.estate.Listeners {
+			if l.open[name] == nil {
+				listener.Close() // nobody serves there any more
+			}
 		}
 	}
 	if p.flags.Handover == "" {

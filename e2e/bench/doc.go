@@ -64,6 +64,12 @@
 // machine is noted as other work. HAProxy's node has neither rules nor Services. The
 // column "tracked" is HAProxy on a node that tracks connections, as fairlead's have to.
 //
+// With -mode l7 it is fairlead l7 that is compared, as a reverse proxy of HTTP, with nginx,
+// in the directives of ingress-nginx and with larger buffers, and with HAProxy. All are in
+// one network, which l7arena.go draws, and idle but for one; wrk calls from a namespace, and
+// nginx answers in two others. The five loads are in l7.go. A proxy's CPU is that of its
+// process and children; nobody resumes TLS sessions, and everybody logs every request.
+//
 // With -soak there is no comparison: userspace mode is under a moderate load while
 // endpoints come and go, and the run fails if goroutines, descriptors, memory,
 // connections or sessions grow, if something of the load fails, or if connections or
@@ -77,5 +83,6 @@
 // restart.go, contents.go, tap.go and spy.go, which look at the kernel, and
 // reportipvs.go; guest.go runs all of it on another kernel. For userspace there are
 // arena.go, rivals.go, datapath.go and reportuserspace.go, and soak.go, soakload.go and
-// soakverdict.go.
+// soakverdict.go. For l7 there are l7arena.go, l7rivals.go, l7configs.go, l7load.go and
+// l7report.go.
 package main

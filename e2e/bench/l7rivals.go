@@ -73,9 +73,9 @@ func l7Rivals(o options) ([]*l7Rival, error) {
 		return nil, err
 	}
 	paths := map[string]string{}
-	for _, name := range []string{o.nginx, o.haproxy, o.wrk} {
+	for _, name := range []string{o.nginx, o.haproxy, o.wrk, "curl"} {
 		if paths[name], err = exec.LookPath(name); err != nil {
-			return nil, fmt.Errorf("%s is missing: %w (Debian and Ubuntu: apt-get install nginx-light haproxy wrk; they need not be started)", name, err)
+			return nil, fmt.Errorf("%s is missing: %w (Debian and Ubuntu: apt-get install nginx-light haproxy wrk curl; they need not be started)", name, err)
 		}
 	}
 	list := []*l7Rival{

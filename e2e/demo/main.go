@@ -38,9 +38,17 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
 	program := fs.String("fairlead", "", "path of fairlead; empty builds it")
-	examples := fs.String("examples", filepath.Join("docs", "examples"), "folder of the manifests to show")
+	l7 := fs.Bool("l7", false, "show Ingresses instead of Services")
+	examples := fs.String("examples", "", "folder of the manifests to show; empty means docs/examples, or deploy/l7/examples with -l7")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	play, folder := (*demo).play, filepath.Join("docs", "examples")
+	if *l7 {
+		play, folder = (*demo).playL7, filepath.Join("deploy", "l7", "examples")
+	}
+	if *examples != "" {
+		folder = *examples
 	}
 	if err := netns.Usable(); err != nil {
 		return fmt.Errorf("network namespaces cannot be used (are you root?): %w", err)
@@ -54,13 +62,13 @@ func run(ctx context.Context, args []string) error {
 	if d.program, err = built(ctx, *program, dir); err != nil {
 		return err
 	}
-	if err := d.copy(*examples); err != nil {
+	if err := d.copy(folder); err != nil {
 		return err
 	}
 	if d.cluster, err = netns.New(netns.Config{Nodes: 2, Prefix: "fairlead-demo"}); err != nil {
 		return fmt.Errorf("build the namespaces: %w", err)
 	}
-	err = d.play()
+	err = play(d)
 	return errors.Join(err, d.cluster.Close())
 }
 

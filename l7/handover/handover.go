@@ -86,11 +86,15 @@ func (e *Estate) receive() error {
 		fds = append(fds, list...)
 	}
 	var names []string
-	if err := json.Unmarshal(data[:n], &names); err != nil || len(names) != len(fds) {
+	err = json.Unmarshal(data[:n], &names)
+	if err == nil && len(names) != len(fds) {
+		err = fmt.Errorf("%d names for %d descriptors", len(names), len(fds))
+	}
+	if err != nil {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
-		return fmt.Errorf("%d names for %d descriptors: %w", len(names), len(fds), err)
+		return err
 	}
 	e.Listeners = make(map[string]net.Listener)
 	var errs []error
@@ -105,9 +109,13 @@ func (e *Estate) receive() error {
 	return errors.Join(errs...)
 }
 
-// Ready tells the other process that its time is over.
-func (e *Estate) Ready() error {
-	_, err := io.WriteString(e.conn, ready)
+// TakeOver tells the other process that its time is over. Listeners that this one does not use have to be closed, or
+// their clients would wait for nobody.
+func (e *Estate) TakeOver() error {
+	err := e.conn.SetDeadline(time.Now().Add(answerTime))
+	if err == nil {
+		_, err = io.WriteString(e.conn, ready)
+	}
 	return errors.Join(err, e.conn.Close())
 }
 
@@ -129,12 +137,13 @@ type Offer struct {
 	once      sync.Once
 }
 
-// NewOffer offers listeners at path from now on. What is there of an earlier process is replaced.
+// NewOffer offers listeners at path from now on. The socket of an earlier process is replaced; what is there and is no
+// socket is an error.
 func NewOffer(path string, listeners map[string]Share) (*Offer, error) {
 	if len(listeners) > maxListeners {
 		return nil, fmt.Errorf("hand over %d listeners: no more than %d can be", len(listeners), maxListeners)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeSocket(path); err != nil {
 		return nil, fmt.Errorf("offer listeners: %w", err)
 	}
 	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -151,21 +160,42 @@ func NewOffer(path string, listeners map[string]Share) (*Offer, error) {
 // Taken is closed when another process has taken over.
 func (o *Offer) Taken() <-chan struct{} { return o.taken }
 
-// Run answers until ctx is done or somebody has taken over, and then returns nil.
+func removeSocket(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s is no socket", path)
+	}
+	return os.Remove(path)
+}
+
+// Run answers until ctx is done or somebody has taken over, and then returns nil. A process that asks and never
+// becomes ready does not keep others from asking.
 func (o *Offer) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
 	defer context.AfterFunc(ctx, func() { o.socket.Close() })()
 	for {
 		c, err := o.socket.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
+		switch {
+		case err == nil:
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			return errors.Join(fmt.Errorf("offer listeners: %w", err), o.socket.Close())
+		}
+		group.Go(func() {
+			if o.give(ctx, c) {
+				o.once.Do(func() { close(o.taken) })
+				cancel()
 			}
-			return fmt.Errorf("offer listeners: %w", err)
-		}
-		if o.give(ctx, c) {
-			o.once.Do(func() { close(o.taken) })
-			return o.socket.Close()
-		}
+		})
 	}
 }
 
@@ -184,7 +214,11 @@ func (o *Offer) give(ctx context.Context, c *net.UnixConn) bool {
 			return false
 		}
 		defer f.Close()
-		fds = append(fds, int(f.Fd()))
+		fd, err := descriptor(f)
+		if err != nil {
+			return false
+		}
+		fds = append(fds, fd)
 	}
 	text, err := json.Marshal(names)
 	if err != nil {
@@ -196,6 +230,15 @@ func (o *Offer) give(ctx context.Context, c *net.UnixConn) bool {
 	answer := make([]byte, len(ready))
 	_, err = io.ReadFull(c, answer)
 	return err == nil && string(answer) == ready
+}
+
+// descriptor returns the number that f has. Fd would do that too, but make the socket blocking for all who have it.
+func descriptor(f *os.File) (n int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	return n, raw.Control(func(fd uintptr) { n = int(fd) })
 }
 
 // sameUser reports whether the process at the other end is of our user, or root's.

@@ -2,6 +2,7 @@ package std
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -28,14 +29,7 @@ func (s *session) answer() {
 	if resp.Body == nil || bodyless(s.x.Request.Method, resp.Status) {
 		return
 	}
-	if resp.Length == exchange.Unknown {
-		s.done.Out, s.done.Err = s.stream(resp.Body)
-	} else {
-		s.done.Out, s.done.Err = io.Copy(s.w, resp.Body)
-		if s.done.Err == nil && s.done.Out < resp.Length {
-			s.done.Err = io.ErrUnexpectedEOF
-		}
-	}
+	s.done.Out, s.done.Err = s.send(resp)
 	if s.done.Err == nil && resp.Trailer != nil && (s.x.Request.Trailers || s.q == nil) {
 		s.trailer(*resp.Trailer)
 	}
@@ -58,8 +52,8 @@ func (s *session) head(resp *exchange.Response) {
 		values[i] = f.Value
 		h[name] = values[i : i+1 : i+1]
 	}
-	if s.engine.leaving.Load() && s.q != nil {
-		h["Connection"] = []string{"close"}
+	if s.engine.leaving.Load() {
+		h["Connection"] = []string{"close"} // HTTP/2 says it by a GOAWAY
 	}
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // it is not ours to guess
@@ -88,29 +82,67 @@ const streamSize = 32 << 10
 
 var streams = sync.Pool{New: func() any { return new([streamSize]byte) }}
 
-// stream sends a body that ends when it ends: each piece as soon as it is there.
-func (s *session) stream(body io.Reader) (total int64, err error) {
-	buf := streams.Get().(*[streamSize]byte)
-	defer streams.Put(buf)
-	flush, _ := s.w.(http.Flusher)
-	for {
-		n, err := body.Read(buf[:])
-		if n > 0 {
-			m, werr := s.w.Write(buf[:n])
-			total += int64(m)
-			if werr != nil {
-				return total, werr
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-		if n > 0 && flush != nil {
-			flush.Flush()
-		}
+// send sends the body, each piece as soon as it is there, and returns how many bytes of it there were.
+func (s *session) send(resp *exchange.Response) (int64, error) {
+	p := &pieces{session: s, left: resp.Length}
+	p.flusher, _ = s.w.(http.Flusher)
+	p.source, _ = resp.Body.(interface{ Buffered() int })
+	var err error
+	if to, ok := resp.Body.(io.WriterTo); ok && resp.Length != exchange.Unknown {
+		_, err = to.WriteTo(p)
+	} else {
+		buf := streams.Get().(*[streamSize]byte)
+		defer streams.Put(buf)
+		_, err = io.CopyBuffer(writerOnly{p}, readerOnly{resp.Body}, buf[:])
+	}
+	if err == nil && p.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return p.total, err
+}
+
+type (
+	writerOnly struct{ io.Writer }
+	readerOnly struct{ io.Reader }
+)
+
+// pieces is where the body of an answer goes.
+type pieces struct {
+	session *session
+	flusher http.Flusher
+	source  interface{ Buffered() int } // nil: it does not say whether there is more at once
+	left    int64                       // less than 0: unknown
+	total   int64
+}
+
+// Write writes p, and sends it unless more is to follow at once.
+func (p *pieces) Write(b []byte) (int, error) {
+	s := p.session
+	s.writes.begin()
+	defer s.writes.end()
+	n, err := s.w.Write(b)
+	p.took(int64(n))
+	if err == nil && p.left != 0 && p.flusher != nil && (p.source == nil || p.source.Buffered() == 0) {
+		p.flusher.Flush()
+	}
+	return n, err
+}
+
+// ReadFrom lets the server have the kernel move the bytes, if it can.
+func (p *pieces) ReadFrom(r io.Reader) (int64, error) {
+	to, ok := p.session.w.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(writerOnly{p}, r)
+	}
+	n, err := to.ReadFrom(r)
+	p.took(n)
+	return n, err
+}
+
+func (p *pieces) took(n int64) {
+	p.total += n
+	if p.left > 0 {
+		p.left = max(0, p.left-n)
 	}
 }
 
@@ -119,6 +151,9 @@ func (s *session) join(resp *exchange.Response) {
 	if s.q == nil || s.x.Request.Upgrade == "" {
 		panic(fmt.Sprintf("an answer with status %d to a request that asks for no upgrade", resp.Status))
 	}
+	if c, ok := s.r.Context().Value(connectionKey{}).(*connection); ok {
+		defer c.end()
+	}
 	conn, early, err := h1.Hijack(s.w)
 	if err != nil {
 		s.done.Err = err
@@ -126,10 +161,13 @@ func (s *session) join(resp *exchange.Response) {
 	}
 	s.wrote, s.done.Status = true, resp.Status
 	e := s.engine
+	if !e.tunnels.add(conn) {
+		s.done.Err = errors.Join(net.ErrClosed, conn.Close())
+		return
+	}
+	defer e.tunnels.remove(conn)
 	e.stats.Tunnels.Add(1)
 	defer e.stats.Tunnels.Add(-1)
-	e.tunnels.Add(1)
-	defer e.tunnels.Done()
 	if s.done.Err = switching(conn, s.x.Request.Upgrade, resp.Header); s.done.Err != nil {
 		conn.Close()
 		return

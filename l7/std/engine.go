@@ -34,10 +34,11 @@ type Handler interface {
 
 // Done says how an exchange ended.
 type Done struct {
-	Status  int   // that the client was told; 0 if none could be
-	In, Out int64 // bytes of bodies
-	Err     error // why the answer is not whole: the body's own error, or the client's
-	Panic   any   // what a Handler has panicked with
+	Status  int    // that the client was told; 0 if none could be
+	In, Out int64  // bytes of bodies
+	Err     error  // why the answer is not whole: the body's own error, or the client's
+	Panic   any    // what a Handler has panicked with
+	Stack   []byte // where, if it has
 }
 
 // A Settings is what connections are treated by. It can be replaced while they stand: those that come later go by the new one.
@@ -76,23 +77,26 @@ const handshakeTimeout = 15 * time.Second
 // An Engine serves clients. Serve may be called for any number of listeners.
 type Engine struct {
 	cfg     Config
-	current atomic.Pointer[generation]
 	stats   Stats
+	live    sync.Map // net.Conn that a server has or had: *connection
+	tunnels tunnels
 
 	mu       sync.Mutex
-	all      map[*generation]struct{}
+	current  *generation              // of connections to come
+	all      map[*generation]struct{} // that have connections, and the current one
 	closing  bool
 	conns    map[net.Conn]struct{} // not with a server yet
-	tunnels  sync.WaitGroup
 	stopping chan struct{}
 	leaving  atomic.Bool // clients are told to come back elsewhere
 }
 
-// A generation is a server with one version of the Settings.
+// A generation is a server with one version of the Settings. It lives until its last connection has
+// ended, once another one is current.
 type generation struct {
 	settings Settings
 	server   *http.Server
 	conns    *queue
+	users    int // connections that came under it; Engine.mu guards it
 }
 
 // New returns an Engine that serves nobody yet.
@@ -101,6 +105,7 @@ func New(c Config) *Engine {
 		c.MaxConns = 65536
 	}
 	e := &Engine{cfg: c, all: make(map[*generation]struct{}), conns: make(map[net.Conn]struct{}), stopping: make(chan struct{})}
+	e.tunnels.open = make(map[net.Conn]struct{})
 	e.Configure(c.Settings)
 	return e
 }
@@ -117,10 +122,30 @@ func (e *Engine) Configure(s Settings) {
 		s.ProxyTimeout = 5 * time.Second
 	}
 	g := &generation{settings: s, conns: newQueue()}
+	g.server = e.newServer(&s)
+	e.mu.Lock()
+	old := e.current
+	if e.closing && old != nil {
+		e.mu.Unlock()
+		return
+	}
+	e.all[g], e.current = struct{}{}, g
+	unused := old != nil && old.users == 0
+	if unused {
+		delete(e.all, old)
+	}
+	e.mu.Unlock()
+	if unused {
+		old.server.Close()
+	}
+	go g.server.Serve(g.conns) // ends with Shutdown or Close, which say how it went
+}
+
+func (e *Engine) newServer(s *Settings) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	g.server = &http.Server{
+	server := &http.Server{
 		Handler:        http.HandlerFunc(e.serve),
 		Protocols:      protocols,
 		ConnState:      e.noteState,
@@ -131,18 +156,40 @@ func (e *Engine) Configure(s Settings) {
 			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
 			SendPingTimeout: s.Idle, WriteByteTimeout: s.Gate.WriteGap,
 		},
+		DisableGeneralOptionsHandler: true, // "*" is for the Handler
 	}
-	s.Gate.Configure(g.server)
-	g.server.IdleTimeout = s.Idle
+	s.Gate.Configure(server)
+	server.IdleTimeout = s.Idle
+	gate := server.ConnContext
+	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if v, ok := e.live.Load(c); ok {
+			ctx = context.WithValue(ctx, connectionKey{}, v)
+		}
+		return gate(ctx, c)
+	}
+	return server
+}
+
+// enter gives a connection the Settings that it will be treated by.
+func (e *Engine) enter() *generation {
 	e.mu.Lock()
-	if e.closing {
-		e.mu.Unlock()
-		return
+	defer e.mu.Unlock()
+	e.current.users++
+	return e.current
+}
+
+// leave notes the end of a connection of g.
+func (e *Engine) leave(g *generation) {
+	e.mu.Lock()
+	g.users--
+	unused := g.users == 0 && g != e.current
+	if unused {
+		delete(e.all, g)
 	}
-	e.all[g] = struct{}{}
 	e.mu.Unlock()
-	e.current.Store(g)
-	go g.server.Serve(g.conns) // ends with Shutdown or Close, which say how it went
+	if unused {
+		g.server.Close()
+	}
 }
 
 // Serve accepts clients of l until the Engine is shut down, and then returns nil. The name is for Stats. l is not
@@ -173,7 +220,9 @@ func (e *Engine) Serve(ctx context.Context, name string, l net.Listener, secure 
 			conn.Close()
 			continue
 		}
-		go e.welcome(ctx, &arrival{engine: e, generation: e.current.Load(), stats: stats}, conn)
+		stats.Accepted.Add(1)
+		stats.Open.Add(1)
+		go e.welcome(ctx, &connection{engine: e, generation: e.enter(), stats: stats}, conn)
 	}
 }
 
@@ -240,12 +289,8 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 		c.Close()
 	}
 	e.mu.Unlock()
-	tunnels := make(chan struct{})
-	go func() { e.tunnels.Wait(); close(tunnels) }()
-	select {
-	case <-tunnels:
-	case <-ctx.Done():
-		errs = append(errs, errors.New("tunnels were still open"))
+	if n := e.tunnels.wait(ctx); n > 0 {
+		errs = append(errs, fmt.Errorf("%d tunnels were still open", n))
 	}
 	return errors.Join(errs...)
 }

@@ -7,8 +7,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/textproto"
+	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
@@ -25,6 +28,7 @@ type session struct {
 	body   requestBody
 	done   Done
 	wrote  bool
+	writes watch // of HTTP/2
 }
 
 // serve is the handler of the server.
@@ -41,8 +45,8 @@ func (e *Engine) serve(w http.ResponseWriter, r *http.Request) {
 // end tells the Handler how it went. What panics ends this request and no other: if the client has
 // been told nothing yet it gets 500, else its connection ends.
 func (s *session) end() {
-	s.done.In = s.body.n
 	if s.done.Panic = recover(); s.done.Panic != nil {
+		s.done.Stack = debug.Stack()
 		s.engine.stats.Panics.Add(1)
 		if !s.wrote {
 			s.done.Status = http.StatusInternalServerError
@@ -52,6 +56,7 @@ func (s *session) end() {
 	if r := s.x.Response; r != nil && r.Body != nil {
 		r.Body.Close()
 	}
+	s.done.In += s.body.n.Load() // nobody reads it any more, now that the Response is closed
 	s.engine.cfg.Handler.Done(&s.x, s.done)
 	if s.done.Status != http.StatusSwitchingProtocols && (s.done.Err != nil || s.done.Panic != nil && s.wrote) {
 		panic(http.ErrAbortHandler) // the answer is not whole, and the client must see that
@@ -115,8 +120,9 @@ func (s *session) beginHTTP2() {
 	}
 	x.Trailers = strings.EqualFold(r.Header.Get("Te"), "trailers")
 	x.Header = make(exchange.Header, 0, len(r.Header)+8)
+	gate := s.gate()
 	for name, values := range r.Header {
-		if h1.HopByHop(name) || strings.Contains(name, "_") {
+		if h1.HopByHop(name) || strings.Contains(name, "_") && (!gate.Underscores || h1.Protected(name)) {
 			continue
 		}
 		if name == "Cookie" && len(values) > 1 { // RFC 9113 section 8.2.3
@@ -133,8 +139,10 @@ func (s *session) beginHTTP2() {
 		x.Length = 0
 		return
 	}
+	s.writes.gap, s.writes.cut = gate.WriteGap, s.cutWrites
 	if x.Length != 0 {
 		s.body.interrupt = func() { r.Body.Close() }
+		s.body.watch.gap, s.body.watch.cut = gate.BodyGap, s.body.interrupt
 		x.Trailer = new(exchange.Header)
 		s.body.trailer = func() {
 			for name, values := range r.Trailer {
@@ -148,6 +156,17 @@ func (s *session) beginHTTP2() {
 	}
 }
 
+// gate returns what the connection is treated by. A connection has it for as long as it has requests.
+func (s *session) gate() *h1.Config {
+	c, _ := s.r.Context().Value(connectionKey{}).(*connection)
+	return c.generation.settings.Gate
+}
+
+// cutWrites ends a Write that waits for the client to take something.
+func (s *session) cutWrites() {
+	_ = http.NewResponseController(s.w).SetWriteDeadline(time.Now().Add(-time.Second))
+}
+
 // refuse says what is wrong with a request of HTTP/2 once it is written as HTTP/1.1, where the
 // server has not looked.
 func (s *session) refuse() string {
@@ -157,13 +176,16 @@ func (s *session) refuse() string {
 		return "connect"
 	case !h1.ValidToken(x.Method) || len(x.Method) > 32:
 		return "method"
-	case x.RawPath != "*" && !strings.HasPrefix(x.RawPath, "/") || !h1.ValidTarget(x.RawPath):
+	case (x.RawPath != "*" || x.Method != http.MethodOptions) && !strings.HasPrefix(x.RawPath, "/") || !h1.ValidTarget(x.RawPath):
 		return "target"
 	case !h1.ValidHost(x.RawHost):
 		return "host"
 	}
 	if host := s.r.Header.Get("Host"); host != "" && !strings.EqualFold(host, x.RawHost) {
 		return "host"
+	}
+	if n := s.r.Header["Content-Length"]; x.Length == 0 && len(n) > 0 && strings.Trim(n[0], "0") != "" {
+		return "content-length" // more than comes: the server does not look at it where there is no body
 	}
 	for i := range x.Header {
 		if !h1.ValidToken(x.Header[i].Name) || !h1.ValidValue(x.Header[i].Value) {
@@ -191,13 +213,19 @@ type requestBody struct {
 	from      io.ReadCloser
 	interrupt func()
 	trailer   func() // called once, at the end
-	n         int64
+	n         atomic.Int64
+	watch     watch // of HTTP/2
 }
 
 // Read reads the body.
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.watch.begin()
 	n, err := b.from.Read(p)
-	b.n += int64(n)
+	late := b.watch.end()
+	b.n.Add(int64(n))
+	if late && err != nil && err != io.EOF {
+		return n, os.ErrDeadlineExceeded
+	}
 	if err == io.EOF && b.trailer != nil {
 		b.trailer()
 		b.trailer = nil

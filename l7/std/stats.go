@@ -15,7 +15,6 @@ type Stats struct {
 
 	mu        sync.Mutex
 	listeners []*ListenerStats
-	of        sync.Map // net.Conn that a server has: *ListenerStats
 }
 
 // ListenerStats counts the connections of one listener. All of it only grows but for Open.

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
@@ -16,67 +18,111 @@ import (
 	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
-// An arrival is how a connection has come.
-type arrival struct {
+// A connection is one client's, from the moment when it was accepted.
+type connection struct {
 	engine     *Engine
 	generation *generation
 	stats      *ListenerStats
+	ended      atomic.Bool
+}
+
+// connectionKey is for the context of requests.
+type connectionKey struct{}
+
+// end notes that the connection is no more. It may be called again.
+func (c *connection) end() {
+	if !c.ended.Swap(true) {
+		c.stats.Open.Add(-1)
+		c.engine.leave(c.generation)
+	}
 }
 
 // welcome does what comes before the first request, and hands the connection to the server.
-func (e *Engine) welcome(ctx context.Context, a *arrival, conn net.Conn) {
-	a.stats.Accepted.Add(1)
-	a.stats.Open.Add(1)
+func (e *Engine) welcome(ctx context.Context, a *connection, conn net.Conn) {
 	e.hold(conn)
 	defer e.letGo(conn)
+	defer a.survive(conn)
 	ready, err := a.prepare(ctx, conn)
 	switch {
 	case err != nil:
 		a.turnAway(conn, err)
 	case ready == nil: // somebody else's now
 	default:
-		e.stats.of.Store(ready, a.stats)
+		e.live.Store(ready, a)
 		if !a.generation.conns.put(ready) {
-			e.stats.of.Delete(ready)
+			e.live.Delete(ready)
 			a.turnAway(ready, net.ErrClosed)
 		}
 	}
 }
 
-func (a *arrival) turnAway(conn net.Conn, err error) {
+// survive keeps what goes wrong with one connection from ending all.
+func (c *connection) survive(conn net.Conn) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	c.engine.stats.Panics.Add(1)
+	c.engine.cfg.Log.Error("a connection ended in a panic", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	conn.Close()
-	a.stats.Open.Add(-1)
-	a.engine.cfg.Log.Debug("a connection was turned away", "client", conn.RemoteAddr().String(), "err", err)
+	c.end()
 }
 
-// noteState counts the end of connections that the server has.
+func (c *connection) turnAway(conn net.Conn, err error) {
+	conn.Close()
+	c.end()
+	c.engine.cfg.Log.Debug("a connection was turned away", "client", conn.RemoteAddr().String(), "err", err)
+}
+
+// noteState notes the end of connections that a server has. One that was taken from it goes on.
 func (e *Engine) noteState(c net.Conn, s http.ConnState) {
 	if s != http.StateClosed && s != http.StateHijacked {
 		return
 	}
-	if l, ok := e.stats.of.LoadAndDelete(c); ok {
-		l.(*ListenerStats).Open.Add(-1)
+	if v, ok := e.live.LoadAndDelete(c); ok && s == http.StateClosed {
+		v.(*connection).end()
 	}
 }
 
 // prepare reads what comes before HTTP. It returns nil if the connection is not for the server.
-func (a *arrival) prepare(ctx context.Context, conn net.Conn) (net.Conn, error) {
-	settings := &a.generation.settings
+func (c *connection) prepare(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	settings := &c.generation.settings
 	if settings.Proxy != nil {
 		var err error
 		if conn, err = readProxy(settings, conn); err != nil {
-			a.stats.BadProxy.Add(1)
+			c.stats.BadProxy.Add(1)
 			return nil, err
 		}
 	}
-	if a.stats.Secure {
-		return a.handshake(ctx, conn)
+	if c.stats.Secure {
+		return c.handshake(ctx, conn)
 	}
-	a.stats.HTTP1.Add(1)
+	c.stats.HTTP1.Add(1)
 	return h1.NewGate(conn, settings.Gate), nil
 }
 
-// readProxy reads the PROXY header, which has to be there.
+// A proxied connection is one whose PROXY header has been read.
+type proxied struct {
+	*proxyproto.Conn
+	remote, local net.Addr
+}
+
+// RemoteAddr is who the header says.
+func (p *proxied) RemoteAddr() net.Addr { return p.remote }
+
+// LocalAddr is where the header says that the client had connected to.
+func (p *proxied) LocalAddr() net.Addr { return p.local }
+
+// CloseWrite ends one direction, if that can be ended alone.
+func (p *proxied) CloseWrite() error {
+	if c, ok := p.Raw().(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// readProxy reads the PROXY header, which has to be there. One that names no addresses of TCP (LOCAL, UNKNOWN) leaves those of
+// the connection.
 func readProxy(settings *Settings, conn net.Conn) (net.Conn, error) {
 	peer := addrPort(conn.RemoteAddr())
 	if !contains(settings.Proxy, peer.Addr()) {
@@ -87,12 +133,20 @@ func readProxy(settings *Settings, conn net.Conn) (net.Conn, error) {
 	if _, err := p.Read(nil); err != nil {
 		return nil, fmt.Errorf("read the PROXY header: %w", err)
 	}
-	return p, conn.SetReadDeadline(time.Time{})
+	out := &proxied{Conn: p, remote: conn.RemoteAddr(), local: conn.LocalAddr()}
+	if h := p.ProxyHeader(); h != nil && h.Command.IsProxy() {
+		from, ok := h.SourceAddr.(*net.TCPAddr)
+		to, also := h.DestinationAddr.(*net.TCPAddr)
+		if ok && also {
+			out.remote, out.local = from, to
+		}
+	}
+	return out, conn.SetReadDeadline(time.Time{})
 }
 
 // handshake speaks TLS, unless the server name is one that is passed through.
-func (a *arrival) handshake(ctx context.Context, conn net.Conn) (net.Conn, error) {
-	e := a.engine
+func (c *connection) handshake(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	e := c.engine
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, err
 	}
@@ -104,18 +158,13 @@ func (a *arrival) handshake(ctx context.Context, conn net.Conn) (net.Conn, error
 		}
 		conn = replay
 		if take := e.cfg.Passthrough(name); take != nil {
-			a.stats.Passthrough.Add(1)
-			e.tunnels.Go(func() {
-				defer a.stats.Open.Add(-1)
-				take(replay)
-			})
-			return nil, conn.SetDeadline(time.Time{})
+			return nil, c.pass(replay, take)
 		}
 	}
 	if e.cfg.Limiter != nil {
 		conn = e.cfg.Limiter.Wrap(conn)
 	}
-	t := tls.Server(conn, a.generation.settings.TLS)
+	t := tls.Server(conn, c.generation.settings.TLS)
 	if err := t.HandshakeContext(ctx); err != nil {
 		e.handshook(nil)
 		conn.Close() // itself and not what it wraps: it gives back its turn
@@ -127,11 +176,31 @@ func (a *arrival) handshake(ctx context.Context, conn net.Conn) (net.Conn, error
 		return nil, err
 	}
 	if state.NegotiatedProtocol == "h2" {
-		a.stats.HTTP2.Add(1)
+		c.stats.HTTP2.Add(1)
 		return t, nil
 	}
-	a.stats.HTTP1.Add(1)
-	return h1.NewGate(t, a.generation.settings.Gate), nil
+	c.stats.HTTP1.Add(1)
+	return h1.NewGate(t, c.generation.settings.Gate), nil
+}
+
+// pass gives the connection to somebody else.
+func (c *connection) pass(conn net.Conn, take func(net.Conn)) error {
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if !c.engine.tunnels.add(conn) {
+		return net.ErrClosed
+	}
+	c.stats.Passthrough.Add(1)
+	go c.passed(conn, take)
+	return nil
+}
+
+func (c *connection) passed(conn net.Conn, take func(net.Conn)) {
+	defer c.engine.tunnels.remove(conn)
+	defer c.end()
+	defer c.survive(conn)
+	take(conn)
 }
 
 func (e *Engine) handshook(state *tls.ConnectionState) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
 // A Phase is how far a request had come.
@@ -76,6 +78,10 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // blame completes e: if the context is done, that is the cause, whatever it looked like.
 func (e *Error) blame(ctx context.Context) {
+	if broken, ok := errors.AsType[*h1.Error](e.Err); ok && e.Phase == Request {
+		e.Timeout = broken.Timeout() // the server ends the context of a client whose body breaks the rules
+		return
+	}
 	if ctx.Err() != nil {
 		e.Err = context.Cause(ctx)
 		e.Timeout = errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(e.Err, errGap)
