@@ -110,6 +110,7 @@ type l7Proxy struct {
 	node   *netns.Node
 	folder *l7Folder
 	bed    *l7Bed
+	at     netip.Addr // where clients ask, if not at the node
 }
 
 // l7Start says how to run a fairlead l7.
@@ -174,7 +175,13 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-func (p *l7Proxy) addr() netip.Addr { return p.node.Primary.V4 }
+// addr is where clients ask.
+func (p *l7Proxy) addr() netip.Addr {
+	if p.at.IsValid() {
+		return p.at
+	}
+	return p.node.Primary.V4
+}
 
 // waitReady waits for /readyz and for the listeners, which are opened before.
 func (p *l7Proxy) waitReady(t *testing.T) {

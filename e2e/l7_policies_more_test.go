@@ -19,7 +19,7 @@ const annasPassword = "Authorization: Basic YW5uYTpzZWNyZXQ=" // anna:secret
 var authRows = []l7Row{
 	{notes: []string{"auth-type: basic", "auth-secret: file", "auth-realm: Our realm"}, check: func(q *l7Query) {
 		a := q.status(q.get("/"), 401)
-		q.equal("challenge", a.Header.Get("Www-Authenticate"), `Basic realm="Our realm"`)
+		q.equal("challenge", a.Header.Get("Www-Authenticate"), `Basic realm="Our realm", charset="UTF-8"`)
 		q.status(q.get("/", "Authorization: Basic YW5uYTp3cm9uZw=="), 401)
 		s := q.status(q.get("/", annasPassword), 200).Seen
 		q.equal("Authorization", s.Header.Get("Authorization"), "")
@@ -51,7 +51,7 @@ var authRows = []l7Row{
 	{notes: []string{"auth-always-set-cookie: false", "auth-url: http://AUTH/auth"}, check: func(q *l7Query) {
 		q.equal("cookie", q.status(q.get("/?status=500", "X-Token: good"), 500).Header.Get("Set-Cookie"), "")
 	}},
-	{notes: []string{"auth-cache-key: $http_x_token", "auth-cache-duration: 200 1m, 401 1m", "auth-url: http://AUTH/auth"}, check: func(q *l7Query) {
+	{notes: []string{"auth-cache-key: $http_x_token", "auth-cache-duration: 200 1m, 401 1m", "auth-url: http://AUTH/auth?cookie=no"}, check: func(q *l7Query) {
 		for range 5 {
 			q.status(q.get("/", "X-Token: good"), 200)
 			q.status(q.get("/", "X-Token: bad"), 401)
@@ -138,7 +138,7 @@ var corsRows = []l7Row{
 		q.equal("origin", a.Header.Get("Access-Control-Allow-Origin"), "*")
 		q.equal("methods", a.Header.Get("Access-Control-Allow-Methods"), "GET, PUT, POST, DELETE, PATCH, OPTIONS")
 		q.equal("age", a.Header.Get("Access-Control-Max-Age"), "1728000")
-		q.equal("credentials", a.Header.Get("Access-Control-Allow-Credentials"), byDialect(q, "", "true"))
+		q.equal("credentials", a.Header.Get("Access-Control-Allow-Credentials"), "") // which browsers do not take together with a star
 		q.equal("origin", q.status(q.get("/", "Origin: https://a.test"), 200).Header.Get("Access-Control-Allow-Origin"), "*")
 	}},
 	{notes: []string{

@@ -106,7 +106,7 @@ var backendRows = []l7Row{
 	}},
 	{notes: []string{"proxy-send-timeout: 1", "proxy-request-buffering: off", "proxy-body-size: 0"}, check: func(q *l7Query) {
 		q.takes(900*time.Millisecond, 6*time.Second, func() {
-			q.status(send(q.T, q.client, http.MethodPost, "http://"+q.host+"/?sleep=8s", strings.Repeat("x", 24<<20)), 504)
+			q.status(send(q.T, q.client, http.MethodPost, "http://"+q.host+"/?sleep=8s", strings.Repeat("x", 96<<20)), 504)
 		})
 	}},
 	{notes: []string{"proxy-buffer-size: 256k"}, check: func(q *l7Query) { q.status(q.get("/?head=150000"), 200) }},

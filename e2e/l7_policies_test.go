@@ -122,8 +122,8 @@ func l7Web(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add(name, value)
 	}
 	if n, err := strconv.Atoi(q.Get("head")); err == nil {
-		for i := range n / 1000 {
-			w.Header().Set(fmt.Sprintf("X-Filler-%d", i), strings.Repeat("f", 985))
+		for i := range n / 10_000 {
+			w.Header().Set(fmt.Sprintf("X-Filler-%d", i), strings.Repeat("f", 9_985))
 		}
 	}
 	if r.TLS != nil {
@@ -349,7 +349,9 @@ func (p *l7Policies) authenticate(w http.ResponseWriter, r *http.Request) {
 	p.count[host]++
 	p.mu.Unlock()
 	w.Header().Set("X-User", "carla")
-	w.Header().Set("Set-Cookie", "verdict=1")
+	if r.URL.Query().Get("cookie") != "no" { // verdicts with one are not remembered
+		w.Header().Set("Set-Cookie", "verdict=1")
+	}
 	if r.URL.Query().Get("slow") != "" {
 		select {
 		case <-time.After(2 * time.Second):

@@ -32,15 +32,11 @@ const longTests = "^TestIPVSFlows$"
 // slowTests is what a kernel gives a second opinion on that takes ten times as
 // long: its interfaces, and cases of the corpus that are each about another way
 // through it. They are played with nf_tables, which user-mode Linux does not have.
-//
-// The case none-vip-undefined-port should be among them. On Linux 6.12 the owners of
-// its IPv6 addresses did not answer in two of three runs, not even of one that no
-// Service has; why is not known yet.
 func slowTests() string {
 	cases := []string{
 		"affinity-default", "affinity-udp", "hairpin-only-endpoint", "hairpin-node-port-local",
 		"lb-source-ranges", "lb-source-ranges-local", "nodeport-tcp-and-udp", "nodeport-two-services",
-		"none-no-endpoints", "none-ping", "protocol-sctp", "protocol-udp",
+		"none-no-endpoints", "none-ping", "none-vip-undefined-port", "protocol-sctp", "protocol-udp",
 		"select-external-local-none-here", "service-multi-port",
 		"source-(cip|np)-cluster", "source-(eip|lb)-local",
 		"step-rolling-update", "step-single-to-dual-stack", "step-types", "step-udp-cycle", "weight-one",

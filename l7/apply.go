@@ -3,6 +3,7 @@ package l7
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/annotation"
@@ -75,7 +76,7 @@ func (s *Server) readGlobals(changes []kube.Change) {
 	refused := false
 	for _, f := range append(findings, more...) {
 		s.globalsProblem(f.Reason(), "data."+f.Key, f.Message)
-		refused = refused || f.Severity == annotation.Refused
+		refused = refused || f.Severity == annotation.Refused || f.Severity == annotation.Invalid && strings.HasPrefix(f.Key, "block-")
 	}
 	if refused {
 		return

@@ -144,7 +144,7 @@ func (a *attempt) stale(e *upstream.Error) bool {
 
 // at is how d asks the endpoint at addr.
 func (d *destination) at(addr netip.AddrPort) upstream.Target {
-	t := upstream.Target{Addr: addr, Protocol: d.protocol, TLS: d.tls, Timeouts: d.timeouts}
+	t := upstream.Target{Addr: addr, Protocol: d.protocol, TLS: d.tls, Timeouts: d.timeouts, Head: d.head}
 	if t.Protocol == upstream.HTTP {
 		t.Protocol = d.backend.protocol()
 	}

@@ -40,6 +40,7 @@ type destination struct {
 	protocol upstream.Protocol
 	tls      *tls.Config
 	timeouts upstream.Timeouts
+	head     int // room for that of an answer
 	retry    annotation.Retry
 	target   exchange.Target
 	external bool // the backend may be a DNS name
@@ -116,6 +117,7 @@ func (s *Server) destination(r *ingress.Route, key ingress.BackendKey, set *anno
 	d := &destination{
 		backend: b, target: target, retry: up.Retry, protocol: protocolOf(up.Protocol), tls: s.plainTLS, external: r.External,
 		timeouts: upstream.Timeouts{Connect: up.ConnectTimeout, Read: up.ReadTimeout, Write: up.SendTimeout},
+		head:     int(up.MaxHead),
 	}
 	c := set.Balance
 	if c.Sticky != nil {

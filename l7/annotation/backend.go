@@ -137,6 +137,11 @@ func upstreamTLS(r *reader, p Protocol) UpstreamTLS {
 	if !p.TLS() {
 		return UpstreamTLS{}
 	}
+	if secret != "" && r.in.SecretData != nil {
+		if _, ok := r.in.SecretData(secret); !ok {
+			r.close(at.key, "there is no Secret %s", secret)
+		}
+	}
 	if at, ok := r.written("proxy-ssl-verify"); ok && out.Verify && secret == "" {
 		r.close(at.key, "proxy-ssl-secret is missing, so there is nothing to check certificates by")
 	}

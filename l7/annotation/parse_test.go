@@ -351,7 +351,7 @@ func testInput(t testing.TB, d route.Dialect, list ...string) Input {
 				return map[string][]byte{"auth": []byte("ann:" + sha + "\n")}, true
 			case "map":
 				return map[string][]byte{"ann": []byte(sha)}, true
-			case "empty":
+			case "empty", "tls":
 				return map[string][]byte{}, true
 			case "mixed":
 				return map[string][]byte{"auth": []byte("ann:" + sha + "\nbob:plain\n")}, true

@@ -87,6 +87,7 @@ type Gate struct {
 
 	tls *tls.ConnectionState // the handler's: once asked for
 
+	gone gone
 	deadline
 	writeArmed time.Time
 	lingers    atomic.Bool
@@ -136,6 +137,9 @@ func (g *Gate) Read(p []byte) (int, error) {
 			err = g.discard()
 		default:
 			err = io.EOF
+		}
+		if err != nil {
+			g.gone.notice(err)
 		}
 		if n > 0 || err != nil {
 			return n, err

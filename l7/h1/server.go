@@ -33,6 +33,10 @@ type Request struct {
 // ones. The connection ends after the answer.
 func (q *Request) Interrupt() { q.gate.interrupt() }
 
+// Linger has the client heard out for a moment when the connection is closed with bytes of it unread: else they
+// would reset it, and the answer be lost.
+func (q *Request) Linger() { q.gate.lingers.Store(true) }
+
 // Conn returns what the Gate stands in front of, for its addresses and TLS state.
 func (q *Request) Conn() net.Conn { return q.gate.Conn }
 

@@ -58,6 +58,9 @@ func (s *session) head(resp *exchange.Response) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // it is not ours to guess
 	}
+	if s.unread() {
+		h["Connection"] = []string{"close"} // it will end with the answer, so say so
+	}
 	switch {
 	case resp.Status == http.StatusNoContent || resp.Length == exchange.Unknown:
 	case resp.Length > 0 || resp.Status != http.StatusNotModified && (s.x.Request.Method != http.MethodHead || resp.Reason == ""):

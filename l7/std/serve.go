@@ -1,6 +1,7 @@
 package std
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -29,6 +30,29 @@ type session struct {
 	done   Done
 	wrote  bool
 	writes watch // of HTTP/2
+	ctx    clientContext
+}
+
+// clientContext is the context of a request of HTTP/1.1. Package upstream waits for its end by AfterFunc.
+type clientContext struct {
+	context.Context
+	q *h1.Request
+}
+
+// Err is not nil before anybody hears by AfterFunc: the server, which ends the context, learns it after us.
+func (c *clientContext) Err() error {
+	if err := c.Context.Err(); err != nil || !c.q.Gone() {
+		return err
+	}
+	return context.Canceled
+}
+
+// AfterFunc is context.AfterFunc.
+func (c *clientContext) AfterFunc(f func()) func() bool {
+	if stop, ok := c.q.OnGone(f); ok {
+		return stop
+	}
+	return context.AfterFunc(c.Context, f)
 }
 
 // serve is the handler of the server.
@@ -56,6 +80,9 @@ func (s *session) end() {
 	if r := s.x.Response; r != nil && r.Body != nil {
 		r.Body.Close()
 	}
+	if s.unread() {
+		s.q.Linger()
+	}
 	s.done.In += s.body.n.Load() // nobody reads it any more, now that the Response is closed
 	s.engine.cfg.Handler.Done(&s.x, s.done)
 	if s.done.Status != http.StatusSwitchingProtocols && (s.done.Err != nil || s.done.Panic != nil && s.wrote) {
@@ -66,7 +93,10 @@ func (s *session) end() {
 // begin fills in the Exchange.
 func (s *session) begin() {
 	x, r := &s.x, s.r
-	x.Context = r.Context()
+	if x.Context = r.Context(); s.q != nil {
+		s.ctx = clientContext{Context: x.Context, q: s.q}
+		x.Context = &s.ctx
+	}
 	x.Request.Started = time.Now()
 	x.Interim = s.interim
 	if s.q != nil {
@@ -214,7 +244,14 @@ type requestBody struct {
 	interrupt func()
 	trailer   func() // called once, at the end
 	n         atomic.Int64
-	watch     watch // of HTTP/2
+	watch     watch       // of HTTP/2
+	ended     atomic.Bool // io.EOF has been read
+}
+
+// unread reports whether there is a body in a connection of HTTP/1.1 that has not been read to its end.
+func (s *session) unread() bool {
+	n := s.x.Request.Length
+	return s.q != nil && n != 0 && s.body.n.Load() != n && !s.body.ended.Load()
 }
 
 // Read reads the body.
@@ -225,6 +262,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.n.Add(int64(n))
 	if late && err != nil && err != io.EOF {
 		return n, os.ErrDeadlineExceeded
+	}
+	if err == io.EOF {
+		b.ended.Store(true)
 	}
 	if err == io.EOF && b.trailer != nil {
 		b.trailer()

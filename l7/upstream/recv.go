@@ -24,7 +24,9 @@ func (t *trial) h1() (*exchange.Response, *Error) {
 	reused := c.requests > 0
 	c.begin()
 	stop := func() bool { return true }
-	if t.x.Context.Done() != nil {
+	if a, ok := t.x.Context.(interface{ AfterFunc(func()) func() bool }); ok {
+		stop = a.AfterFunc(c.abortFunc)
+	} else if t.x.Context.Done() != nil {
 		stop = context.AfterFunc(t.x.Context, c.abortFunc)
 	}
 	s, err := t.send(c)
@@ -93,6 +95,9 @@ func (t *trial) head(c *conn, s *sender) (h1.ResponseHead, *Error) {
 // oneHead waits for a head. The endpoint's time does not run while the request is on its way.
 func (t *trial) oneHead(c *conn, s *sender) (h1.ResponseHead, *Error) {
 	limits := t.client.cfg.Limits
+	if t.to.Head > 0 {
+		limits.Head = t.to.Head
+	}
 	var scan h1.Scan
 	for {
 		end, err := scan.End(c.buf[c.r:c.w], limits)

@@ -48,13 +48,13 @@ type Leadership struct {
 func (l *Leadership) Validate() error {
 	var errs []error
 	if l.Client == nil || l.Log == nil {
-		errs = append(errs, errors.New("Client and Log are required"))
+		errs = append(errs, errors.New("the Client and Log are required"))
 	}
 	if l.Lease.Namespace == "" || l.Lease.Name == "" {
-		errs = append(errs, fmt.Errorf("Lease %q has no namespace or no name", l.Lease))
+		errs = append(errs, fmt.Errorf("the Lease %q has no namespace or no name", l.Lease))
 	}
 	if l.Identity == "" {
-		errs = append(errs, errors.New("Identity is empty"))
+		errs = append(errs, errors.New("the Identity is empty"))
 	}
 	return errors.Join(errs...)
 }
