@@ -252,7 +252,7 @@ func (r *l7Raw) testSlow(t *testing.T) {
 						t.Errorf("the connection ended after %v, want 1 s", took)
 					}
 					if got := statuses(all); got != "" && got != "408" && got != "400" {
-						t.Errorf("got %q, want 408 or the end", got)
+						t.Errorf("got %q, want 408 or the end: %.300q", got, all)
 					}
 					return
 				case <-tick.C:

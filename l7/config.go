@@ -53,7 +53,7 @@ func (c *Config) validate() error {
 		errs = append(errs, errors.New("Log is nil"))
 	}
 	if len(c.Ingress.Classes) == 0 {
-		errs = append(errs, errors.New("Ingress.Classes is empty: nothing would be served"))
+		errs = append(errs, errors.New("no Ingress.Classes: nothing would be served"))
 	}
 	return errors.Join(errs...)
 }

@@ -127,8 +127,7 @@ func New(c Config) (*Server, error) {
 	if s.tickets, err = certs.NewTickets("clients without certificates", nil); err != nil {
 		return nil, fmt.Errorf("l7: %w", err)
 	}
-	keep := globals.Keepalive
-	s.client = upstream.New(upstream.Config{Idle: keep.Connections, IdleTimeout: keep.Timeout, MaxRequests: keep.Requests, MaxAge: keep.Age})
+	s.client = upstream.New(keptAs(&globals))
 	s.table.Store(&route.Table[*rule]{})
 	s.passthrough.Store(&map[string]*passage{})
 	if c.DefaultBackend.Name != "" {
@@ -169,8 +168,15 @@ func (s *Server) configure(g annotation.Globals) error {
 		return nil
 	}
 	s.engine.Configure(settings)
+	s.client.Configure(keptAs(&g))
 	s.tickets.Detach(old)
 	return nil
+}
+
+// keptAs is how connections to backends are kept.
+func keptAs(g *annotation.Globals) upstream.Config {
+	k := &g.Keepalive
+	return upstream.Config{Idle: k.Connections, IdleTimeout: k.Timeout, MaxRequests: k.Requests, MaxAge: k.Age}
 }
 
 func (s *Server) settings(g annotation.Globals) std.Settings {

@@ -108,6 +108,7 @@ type l7Contest struct {
 	softirq []int // the kernel's threads for packets
 	remarks []string
 	rounds  int // that were finished
+	started time.Time
 }
 
 // all begins no round that would end after the limit, by what the one before took.
@@ -152,7 +153,7 @@ func (c *l7Contest) round(ctx context.Context, round int) error {
 
 // runL7 compares, and reports what there is even if it was cut short.
 func runL7(ctx context.Context, o options, log *slog.Logger) (err error) {
-	c := &l7Contest{options: o, log: log}
+	c := &l7Contest{options: o, log: log, started: time.Now()}
 	if c.rivals, err = l7Rivals(o); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // l7Row is a line of a table about reverse proxies.
@@ -104,6 +105,7 @@ func (c *l7Contest) failures() []string {
 
 func (c *l7Contest) report(ctx context.Context) error {
 	e := describe(ctx, &bench{options: options{mode: modeL7}})
+	e.Started = c.started.UTC().Format(time.RFC3339)
 	for _, r := range c.rivals {
 		e.Proxies[r.name] = r.version(ctx)
 	}

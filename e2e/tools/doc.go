@@ -1,4 +1,4 @@
-// Package tools holds no code. Its go.mod pins the real programs that the
+// Package tools holds no code but grpcecho, which needs gRPC. Its go.mod pins the real programs that the
 // end-to-end tests measure fairlead against: etcd, kube-apiserver and
 // kube-proxy.
 //

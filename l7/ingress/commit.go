@@ -156,7 +156,7 @@ func (b *Builder) rebuild(name string, d *Delta, touched map[BackendKey]struct{}
 		if b.backends[key] == nil {
 			b.backends[key] = &backendState{hosts: make(hostSet)}
 		}
-		b.backends[key].hosts[h] = struct{}{}
+		b.backends[key].hosts[h] = h.backends[key]
 		touched[key] = struct{}{}
 	}
 	if h.model != nil || old.model != nil {
@@ -182,7 +182,8 @@ func (b *Builder) wildcardTLS(host string) bool {
 	return h != nil && wildcardOf(host) != "" && h.tls
 }
 
-type hostSet map[*hostState]struct{}
+// A hostSet is hosts with the Ingresses whose routes lead to one backend.
+type hostSet map[*hostState][]*unit
 
 func (s hostSet) drop(h *hostState) { delete(s, h) }
 
@@ -212,12 +213,12 @@ func (b *Builder) settle(key BackendKey, d *Delta) {
 // choose goes by the oldest Ingress, and about health by the oldest that says something about it.
 func (s *backendState) choose(key BackendKey) *BackendModel {
 	var oldest, says *unit
-	for h := range s.hosts {
-		for _, u := range h.backends[key] {
+	for _, units := range s.hosts {
+		for _, u := range units {
 			if oldest == nil || u.in.compareAge(oldest.in) < 0 {
 				oldest = u
 			}
-			if (says == nil || u.in.compareAge(says.in) < 0) && !reflect.DeepEqual(u.settings.Balance.Health, balance.Health{}) {
+			if u.settings.Balance.Health != (balance.Health{}) && (says == nil || u.in.compareAge(says.in) < 0) {
 				says = u
 			}
 		}

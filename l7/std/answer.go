@@ -58,8 +58,8 @@ func (s *session) head(resp *exchange.Response) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // it is not ours to guess
 	}
-	if s.unread() {
-		h["Connection"] = []string{"close"} // it will end with the answer, so say so
+	if s.ending(resp) {
+		h["Connection"] = []string{"close"}
 	}
 	switch {
 	case resp.Status == http.StatusNoContent || resp.Length == exchange.Unknown:
@@ -90,6 +90,9 @@ func (s *session) send(resp *exchange.Response) (int64, error) {
 	p := &pieces{session: s, left: resp.Length}
 	p.flusher, _ = s.w.(http.Flusher)
 	p.source, _ = resp.Body.(interface{ Buffered() int })
+	if p.flusher != nil && p.source != nil && p.source.Buffered() == 0 {
+		p.flusher.Flush() // the head need not wait for what may be long in coming
+	}
 	var err error
 	if to, ok := resp.Body.(io.WriterTo); ok && resp.Length != exchange.Unknown {
 		_, err = to.WriteTo(p)

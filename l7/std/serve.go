@@ -83,6 +83,9 @@ func (s *session) end() {
 	if s.unread() {
 		s.q.Linger()
 	}
+	if s.q != nil && s.q.Continue && s.body.from != nil && !s.body.wanted.Load() {
+		s.q.Interrupt() // the client has not been told to send it, and need not be waited for
+	}
 	s.done.In += s.body.n.Load() // nobody reads it any more, now that the Response is closed
 	s.engine.cfg.Handler.Done(&s.x, s.done)
 	if s.done.Status != http.StatusSwitchingProtocols && (s.done.Err != nil || s.done.Panic != nil && s.wrote) {
@@ -244,8 +247,10 @@ type requestBody struct {
 	interrupt func()
 	trailer   func() // called once, at the end
 	n         atomic.Int64
+	wanted    atomic.Bool // somebody has tried to read it
 	watch     watch       // of HTTP/2
 	ended     atomic.Bool // io.EOF has been read
+	broken    atomic.Bool // Interrupt has been called
 }
 
 // unread reports whether there is a body in a connection of HTTP/1.1 that has not been read to its end.
@@ -254,8 +259,18 @@ func (s *session) unread() bool {
 	return s.q != nil && n != 0 && s.body.n.Load() != n && !s.body.ended.Load()
 }
 
+// drained is how much of a body net/http reads after the answer to go on with the connection.
+const drained = 256 << 10
+
+// ending reports whether the connection ends after the answer: so much of the request is left, or nobody may read it any more.
+func (s *session) ending(resp *exchange.Response) bool {
+	n := s.x.Request.Length
+	return s.q != nil && s.body.broken.Load() || resp.Reason != "" && s.unread() && (n < 0 || n-s.body.n.Load() > drained)
+}
+
 // Read reads the body.
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.wanted.Store(true)
 	b.watch.begin()
 	n, err := b.from.Read(p)
 	late := b.watch.end()
@@ -274,7 +289,10 @@ func (b *requestBody) Read(p []byte) (int, error) {
 }
 
 // Interrupt ends a Read that waits for the client, from another goroutine, and all later ones.
-func (b *requestBody) Interrupt() { b.interrupt() }
+func (b *requestBody) Interrupt() {
+	b.broken.Store(true)
+	b.interrupt()
+}
 
 var errNoAnswer = errors.New("nobody has answered")
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
@@ -85,7 +86,7 @@ func (c Config) orDefaults() Config {
 // A Client asks endpoints. It may be used by any number of goroutines.
 type Client struct {
 	Stats Stats
-	cfg   Config
+	cfg   atomic.Pointer[Config]
 
 	mu        sync.RWMutex
 	endpoints map[key]*endpoint
@@ -105,11 +106,19 @@ type key struct {
 // New returns a Client. Close ends it.
 func New(cfg Config) *Client {
 	c := &Client{
-		cfg: cfg.orDefaults(), stop: make(chan struct{}),
+		stop:      make(chan struct{}),
 		endpoints: map[key]*endpoint{}, h2: map[key]*h2endpoint{},
 	}
+	c.Configure(cfg)
 	c.wg.Go(c.tidy)
 	return c
+}
+
+// Configure replaces what c goes by. It counts for requests from now on; connections that are kept stay, as far as the
+// new values let them. Those of HTTP/2 go by what was in force when they were made.
+func (c *Client) Configure(cfg Config) {
+	cfg = cfg.orDefaults()
+	c.cfg.Store(&cfg)
 }
 
 // Close ends all connections that are kept. Those with a request end with it.
@@ -159,13 +168,13 @@ func (c *Client) forget(gone func(key) bool) {
 
 // tidy closes what has been kept for too long, every quarter of that time.
 func (c *Client) tidy() {
-	tick := time.NewTicker(max(c.cfg.IdleTimeout/4, 10*time.Millisecond))
-	defer tick.Stop()
 	for {
+		timer := time.NewTimer(max(c.cfg.Load().IdleTimeout/4, 10*time.Millisecond))
 		select {
 		case <-c.stop:
+			timer.Stop()
 			return
-		case now := <-tick.C:
+		case now := <-timer.C:
 			c.sweep(now)
 		}
 	}
@@ -233,13 +242,13 @@ func (c *Client) endpoint(k key) *endpoint {
 func (c *Client) Do(x *exchange.Exchange, to Target) (*exchange.Response, error) {
 	c.Stats.Requests.Add(1)
 	if to.Timeouts.Connect <= 0 {
-		to.Timeouts.Connect = c.cfg.Timeouts.Connect
+		to.Timeouts.Connect = c.cfg.Load().Timeouts.Connect
 	}
 	if to.Timeouts.Read <= 0 {
-		to.Timeouts.Read = c.cfg.Timeouts.Read
+		to.Timeouts.Read = c.cfg.Load().Timeouts.Read
 	}
 	if to.Timeouts.Write <= 0 {
-		to.Timeouts.Write = c.cfg.Timeouts.Write
+		to.Timeouts.Write = c.cfg.Load().Timeouts.Write
 	}
 	began := time.Now()
 	x.Tries = append(x.Tries, exchange.Try{Endpoint: to.Addr})

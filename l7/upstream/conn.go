@@ -77,7 +77,7 @@ func (e *endpoint) dial(ctx context.Context, timeout time.Duration) (*conn, *Err
 }
 
 func (e *endpoint) connect(ctx context.Context) (net.Conn, error) {
-	if d := e.client.cfg.Dial; d != nil {
+	if d := e.client.cfg.Load().Dial; d != nil {
 		return d(ctx, e.key.addr)
 	}
 	var d net.Dialer
@@ -117,7 +117,7 @@ func (c *conn) release() {
 // fit reports whether a kept connection can be used: not too old, not closed by the endpoint,
 // and without a byte on it. Such a byte would be taken for the answer to the next request.
 func (c *conn) fit(now time.Time) bool {
-	cfg, stats := &c.end.client.cfg, &c.end.client.Stats
+	cfg, stats := c.end.client.cfg.Load(), &c.end.client.Stats
 	if now.Sub(c.since) > cfg.IdleTimeout || now.Sub(c.born) > cfg.MaxAge {
 		stats.Expired.Add(1)
 		return false

@@ -53,16 +53,16 @@ func (c *Client) transport(k key) *http.Transport {
 	protocols.SetUnencryptedHTTP2(k.tls == nil)
 	t := &http.Transport{
 		Protocols: &protocols, DisableCompression: true,
-		IdleConnTimeout:        c.cfg.IdleTimeout,
-		MaxResponseHeaderBytes: int64(c.cfg.Limits.Head),
-		TLSHandshakeTimeout:    c.cfg.Timeouts.Connect,
+		IdleConnTimeout:        c.cfg.Load().IdleTimeout,
+		MaxResponseHeaderBytes: int64(c.cfg.Load().Limits.Head),
+		TLSHandshakeTimeout:    c.cfg.Load().Timeouts.Connect,
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second,
-			WriteByteTimeout: c.cfg.Timeouts.Write,
+			WriteByteTimeout: c.cfg.Load().Timeouts.Write,
 		},
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			c.Stats.Dials.Add(1)
-			ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeouts.Connect)
+			ctx, cancel := context.WithTimeout(ctx, c.cfg.Load().Timeouts.Connect)
 			defer cancel()
 			e := endpoint{client: c, key: k}
 			conn, err := e.connect(ctx)

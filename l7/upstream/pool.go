@@ -78,7 +78,7 @@ func (e *endpoint) keep(c *conn, hint uint16) {
 		c.close()
 		return
 	}
-	cfg := &e.client.cfg
+	cfg := e.client.cfg.Load()
 	if e.gone.Load() || c.requests >= cfg.MaxRequests || now.Sub(c.born) > cfg.MaxAge {
 		c.close()
 		return

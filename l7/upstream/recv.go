@@ -94,7 +94,7 @@ func (t *trial) head(c *conn, s *sender) (h1.ResponseHead, *Error) {
 
 // oneHead waits for a head. The endpoint's time does not run while the request is on its way.
 func (t *trial) oneHead(c *conn, s *sender) (h1.ResponseHead, *Error) {
-	limits := t.client.cfg.Limits
+	limits := t.client.cfg.Load().Limits
 	if t.to.Head > 0 {
 		limits.Head = t.to.Head
 	}
@@ -142,7 +142,7 @@ func (t *trial) response(c *conn, h *h1.ResponseHead, s *sender, stop func() boo
 		b.end()
 		return resp, nil
 	case h.Chunked:
-		b.kind, b.chunks = chunked, h1.NewChunks(t.client.cfg.Limits)
+		b.kind, b.chunks = chunked, h1.NewChunks(t.client.cfg.Load().Limits)
 		resp.Trailer = &b.trailer
 	case h.Length > 0:
 		b.kind, b.left = sized, h.Length

@@ -45,7 +45,7 @@ func (c *Client) Tunnel(ctx context.Context, resp *exchange.Response, client net
 	c.Stats.Tunnels.Add(1)
 	defer c.Stats.Tunnels.Add(-1)
 	if idle <= 0 {
-		idle = c.cfg.Timeouts.Read
+		idle = c.cfg.Load().Timeouts.Read
 	}
 	j := joint{idle: idle, ends: [2]side{sideOf(client), sideOf(up.Conn)}}
 	defer context.AfterFunc(ctx, j.cut)()

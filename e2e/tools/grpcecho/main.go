@@ -1,4 +1,4 @@
-// Grpcecho is a gRPC server, and a client that checks that it gets from it what a gRPC client must get through a proxy.
+// Command grpcecho is a gRPC server, and a client that checks that it gets from it what a gRPC client must get through a proxy.
 //
 //	grpcecho serve ADDRESS              in plain text (h2c)
 //	grpcecho check ADDRESS AUTHORITY    over TLS, whose certificate may be any
@@ -33,8 +33,10 @@ func (raw) Name() string                    { return "raw" }
 func (raw) Marshal(v any) ([]byte, error)   { return *v.(*[]byte), nil }
 func (raw) Unmarshal(b []byte, v any) error { *v.(*[]byte) = append([]byte(nil), b...); return nil }
 
-// canceled counts the calls of Hang whose clients have gone.
-var canceled atomic.Int64
+// A server is grpcecho serve.
+type server struct {
+	canceled atomic.Int64 // calls of Hang whose clients have gone
+}
 
 func main() {
 	var err error
@@ -57,13 +59,13 @@ func serve(addr string) error {
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(grpc.ForceServerCodec(raw{}), grpc.UnknownServiceHandler(handle))
+	s := grpc.NewServer(grpc.ForceServerCodec(raw{}), grpc.UnknownServiceHandler(new(server).handle))
 	fmt.Println("serving")
 	return s.Serve(l)
 }
 
 // handle serves every method.
-func handle(_ any, stream grpc.ServerStream) error {
+func (s *server) handle(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	switch method {
@@ -75,7 +77,7 @@ func handle(_ any, stream grpc.ServerStream) error {
 		if err := stream.SetHeader(metadata.Pairs("x-seen", strings.Join(md.Get("x-sent"), ","), "x-authority", strings.Join(md.Get(":authority"), ","))); err != nil {
 			return err
 		}
-		stream.SetTrailer(metadata.Pairs("x-length", strconv.Itoa(len(in)), "x-canceled", strconv.FormatInt(canceled.Load(), 10)))
+		stream.SetTrailer(metadata.Pairs("x-length", strconv.Itoa(len(in)), "x-canceled", strconv.FormatInt(s.canceled.Load(), 10)))
 		return stream.SendMsg(&in)
 	case "/echo.Echo/Both":
 		for {
@@ -94,7 +96,7 @@ func handle(_ any, stream grpc.ServerStream) error {
 		return status.Error(codes.FailedPrecondition, "as was asked: 100% ü")
 	case "/echo.Echo/Hang":
 		<-stream.Context().Done()
-		canceled.Add(1)
+		s.canceled.Add(1)
 		return stream.Context().Err()
 	}
 	return status.Error(codes.Unimplemented, method)
