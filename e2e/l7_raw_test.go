@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +25,7 @@ func TestL7Raw(t *testing.T) {
 	t.Run("paths", r.testPaths)
 	t.Run("trailers", r.testTrailers)
 	t.Run("pipeline", r.testPipeline)
+	t.Run("answered early", r.testAnsweredEarly)
 	t.Run("limits", r.testLimits)
 	t.Run("slow", r.testSlow)
 	t.Run("answers", r.testAnswers)
@@ -203,6 +206,26 @@ func (r *l7Raw) testPipeline(t *testing.T) {
 			}
 			at += j
 		}
+	}
+}
+
+// testAnsweredEarly answers requests whose bodies nobody wants, and wants the connection to be good for more, or to
+// end with notice.
+func (r *l7Raw) testAnsweredEarly(t *testing.T) {
+	c := r.proxy.raw(t, 80)
+	in := bufio.NewReader(c)
+	for i := range 20 {
+		if _, err := io.WriteString(c, "POST /x HTTP/1.1\r\nHost: nobody.test\r\nContent-Length: 1025\r\n\r\n"+strings.Repeat("x", 1025)); err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusNotFound || resp.Close {
+			t.Fatalf("request %d: %d, closing %v, %v", i, resp.StatusCode, resp.Close, err)
+		}
+		time.Sleep(5 * time.Millisecond) // for the server to wait for the next one
 	}
 }
 

@@ -50,10 +50,10 @@ const (
 func (c *Config) validate() error {
 	var errs []error
 	if c.Log == nil {
-		errs = append(errs, errors.New("Log is nil"))
+		errs = append(errs, errors.New("the Log is nil"))
 	}
 	if len(c.Ingress.Classes) == 0 {
-		errs = append(errs, errors.New("no Ingress.Classes: nothing would be served"))
+		errs = append(errs, errors.New("no Ingress.Classes, so nothing would be served"))
 	}
 	return errors.Join(errs...)
 }

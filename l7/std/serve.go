@@ -88,6 +88,9 @@ func (s *session) end() {
 	}
 	s.done.In += s.body.n.Load() // nobody reads it any more, now that the Response is closed
 	s.engine.cfg.Handler.Done(&s.x, s.done)
+	if s.wrote && s.done.Err == nil && s.done.Panic == nil {
+		s.drain()
+	}
 	if s.done.Status != http.StatusSwitchingProtocols && (s.done.Err != nil || s.done.Panic != nil && s.wrote) {
 		panic(http.ErrAbortHandler) // the answer is not whole, and the client must see that
 	}
@@ -259,8 +262,21 @@ func (s *session) unread() bool {
 	return s.q != nil && n != 0 && s.body.n.Load() != n && !s.body.ended.Load()
 }
 
-// drained is how much of a body net/http reads after the answer to go on with the connection.
+// drained is how much of a body is read after the answer to go on with the connection.
 const drained = 256 << 10
+
+// drain reads what is left of a request that has its answer. The server would do so only after it has stopped watching the
+// connection (net/http's finishRequest in Go 1.26): watched again at the end of the body, the connection breaks
+// with the next request.
+func (s *session) drain() {
+	n := s.x.Request.Length
+	if !s.unread() || s.body.broken.Load() || n-s.body.n.Load() > drained || s.r.Header.Get("Expect") != "" {
+		return
+	}
+	if http.NewResponseController(s.w).Flush() == nil {
+		_, _ = io.CopyN(io.Discard, s.body.from, drained)
+	}
+}
 
 // ending reports whether the connection ends after the answer: so much of the request is left, or nobody may read it any more.
 func (s *session) ending(resp *exchange.Response) bool {

@@ -145,7 +145,7 @@ func (b *body) fail(err error) {
 		err = io.ErrUnexpectedEOF
 	}
 	e := &Error{Phase: Body, Sent: true, Answered: true, Err: err}
-	b.sender.explain(e)
+	b.sender.explain(b.t.x.Context, e)
 	e.blame(b.t.x.Context)
 	b.err = e
 	b.drop()

@@ -40,7 +40,7 @@ func (t *trial) h1() (*exchange.Response, *Error) {
 	}
 	err.Reused = reused
 	stop()
-	s.explain(err)
+	s.explain(t.x.Context, err)
 	err.BodyRead = s != nil && s.read.Load()
 	c.close()
 	s.finish()

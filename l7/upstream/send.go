@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -284,9 +285,18 @@ func (s *sender) finish() bool {
 	return false
 }
 
+// explainTime is how long explain waits for a sender whose client is gone or at fault.
+const explainTime = 20 * time.Millisecond
+
 // explain puts the reason into e if it was the sending that ended the connection.
-func (s *sender) explain(e *Error) {
-	if s.busy() || s == nil {
+func (s *sender) explain(ctx context.Context, e *Error) {
+	if s != nil && ctx.Err() != nil { // which the server ends just before it tells us what is wrong with the body
+		select {
+		case <-s.done:
+		case <-time.After(explainTime):
+		}
+	}
+	if s == nil || s.busy() {
 		return
 	}
 	e.BodyRead = s.read.Load()
