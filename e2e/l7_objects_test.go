@@ -221,13 +221,6 @@ func (p *l7Proxy) answers(t *testing.T, host string) {
 	})
 }
 
-// put writes objects and waits until every one of proxies goes by them.
-func (b *l7Bed) put(t *testing.T, p *l7Proxy, objects ...any) {
-	t.Helper()
-	p.folder.put(t, "test", objects...)
-	p.folder.settle(t, p)
-}
-
 func cut(name string) metav1.ObjectMeta {
 	namespace, name, ok := strings.Cut(name, "/")
 	if !ok {

@@ -34,6 +34,7 @@
 //	offline.go   what plan, trace and ipvs have in common
 //	trace.go     what is decided about a packet; trace_rules.go what is done to it
 //	l7.go        fairlead l7; flags_l7.go its flags, l7_listen.go its listeners
+//	l7_settle.go which problems last long enough to be told
 //	l7_child.go  fairlead l7 as a child of fairlead, for --l7
 //	check.go     fairlead check
 //	show_ipvs.go virtual servers and the Services they are for

@@ -165,7 +165,7 @@ func (p *l7Process) setUp(ctx context.Context) error {
 	if p.flags.AccessLog {
 		c.AccessLog = p.out
 	}
-	c.Problems = func(list []service.Problem) { p.announce.All("l7", list) }
+	c.Problems = newSettler(settleTime, func(list []service.Problem) { p.announce.All("l7", list) }).all
 	if p.statuses != nil {
 		c.Served = p.statuses.Serve
 	}

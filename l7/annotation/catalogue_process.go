@@ -98,7 +98,7 @@ var processEntries = [...]Annotation{
 		Name: "client-body-timeout", Group: "Listeners", Scope: Process, Values: "a time from 1s to 1h", Default: "60", Global: "client-body-timeout", Text: "How long a client may pause in its body.",
 	},
 	{
-		Name: "large-client-header-buffers", Group: "Listeners", Scope: Process, Values: "a number and a size, such as `4 8k`", Default: "4 8k", Global: "large-client-header-buffers", Text: "A line of the head may be as long as the size, the head as long as all of them.",
+		Name: "large-client-header-buffers", Group: "Listeners", Scope: Process, Values: "a number and a size, such as `4 8k`", Default: "4 8k", Global: "large-client-header-buffers", Text: "The request line may be as long as the size, the head as long as all of them.",
 	},
 	{
 		Name: "http2-max-concurrent-streams", Group: "Listeners", Scope: Process, Values: "a number from 1 to 10000", Default: "128", Global: "http2-max-concurrent-streams", Text: "How many requests a client may have under way in one connection.",

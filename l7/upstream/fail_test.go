@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -455,41 +454,9 @@ func TestReplay(t *testing.T) {
 	})
 	for _, size := range []int64{10, 20 << 10, 1 << 20} {
 		x := ask(t, "POST", "/", bytes.NewReader(append([]byte("abc"), make([]byte, size-3)...)), size)
-		ok, err := upstream.Prefetch(&x.Request, 10)
-		if !ok || err != nil {
-			t.Errorf("Prefetch %t, %v", ok, err)
-		}
 		for range 2 {
 			if got := outcome(client(t, upstream.Config{}), x, upstream.Target{Addr: b.addr}); got != `200 -1 body="abc"` {
 				t.Errorf("outcome %s", got)
-			}
-		}
-	}
-}
-
-func TestPrefetch(t *testing.T) {
-	cases := []struct {
-		body   io.Reader
-		length int64
-		want   bool
-		err    error
-	}{
-		{nil, 0, true, nil},
-		{strings.NewReader("abc"), 3, true, nil},
-		{strings.NewReader("abcd"), 4, false, nil},
-		{strings.NewReader("abc"), -1, false, nil},
-		{strings.NewReader("a"), 3, false, io.ErrUnexpectedEOF},
-		{failing{os.ErrPermission}, 3, false, os.ErrPermission},
-	}
-	for i, c := range cases {
-		x := ask(t, "POST", "/", c.body, c.length)
-		got, err := upstream.Prefetch(&x.Request, 3)
-		if got != c.want || !errors.Is(err, c.err) {
-			t.Errorf("case %d: %t, %v, want %t, %v", i, got, err, c.want, c.err)
-		}
-		if c.want && c.body != nil {
-			if b, _ := io.ReadAll(x.Request.Body); string(b) != "abc" {
-				t.Errorf("case %d: body %q", i, b)
 			}
 		}
 	}

@@ -27,27 +27,6 @@ const (
 
 var sends = sync.Pool{New: func() any { return new([sendSize]byte) }}
 
-// Prefetch reads a body of at most limit bytes into memory, so that it can be sent more than once, and
-// reports whether r can now be: that holds for requests without a body, too. It waits
-// for the client. A body of unknown length is left alone.
-func Prefetch(r *exchange.Request, limit int64) (bool, error) {
-	if r.Body == nil || r.Length == 0 {
-		return true, nil
-	}
-	if _, ok := r.Body.(*bytes.Reader); ok {
-		return true, nil
-	}
-	if r.Length < 0 || r.Length > limit {
-		return false, nil
-	}
-	b := make([]byte, r.Length)
-	if _, err := io.ReadFull(r.Body, b); err != nil {
-		return false, fmt.Errorf("reading the request's body: %w", err)
-	}
-	r.Body = bytes.NewReader(b)
-	return true, nil
-}
-
 // appendHead writes the head of a request. What would be framing or is of one hop alone is left out
 // of the fields, whoever put it there; what could break a line is an error.
 func appendHead(b []byte, r *exchange.Request, host string) ([]byte, error) {
