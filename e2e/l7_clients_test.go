@@ -50,6 +50,7 @@ func TestL7Clients(t *testing.T) {
 	c.proxy = b.start(t, l7Start{})
 	b.folder.settle(t, c.proxy)
 	t.Run("curl", c.testCurl)
+	t.Run("h2load", c.testH2load)
 	t.Run("websocket", c.testWebSocket)
 	t.Run("half close", c.testHalfClose)
 	t.Run("grpc", c.testGRPC)
@@ -84,6 +85,24 @@ func (c *l7Clients) startGRPC(t *testing.T) *l7Pod {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// testH2load puts a load on with h2load, many requests at a time on each connection where the protocol has that.
+func (c *l7Clients) testH2load(t *testing.T) {
+	h2load := requireProgram(t, "h2load", "nghttp2-client")
+	for _, v := range []struct {
+		url  string
+		args []string
+	}{
+		{"https://web.test/load", []string{"-m", "16"}}, {"https://web.test/load", []string{"--h1"}}, {"http://web.test/load", []string{"--h1"}},
+	} {
+		port := map[bool]string{true: "443", false: "80"}[strings.HasPrefix(v.url, "https")]
+		args := append(v.args, "-n", "2000", "-c", "8", "-T", "10", "--connect-to", c.proxy.addr().String()+":"+port, v.url)
+		out, err := c.Client.Output(t.Context(), h2load, args...)
+		if err != nil || !strings.Contains(out, "2000 succeeded, 0 failed, 0 errored, 0 timeout") || !strings.Contains(out, "2000 2xx") {
+			t.Errorf("h2load %v: %v\n%s", args, err, out)
+		}
+	}
 }
 
 // testCurl asks with curl, in each version of HTTP.

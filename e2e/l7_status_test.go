@@ -48,10 +48,12 @@ func chromium(t *testing.T) string {
 			return path
 		}
 	}
-	if os.Getenv(world.Require) == "1" {
+	release, _ := os.ReadFile("/etc/os-release")
+	debian := strings.Contains("\n"+string(release), "\nID=debian\n")
+	if os.Getenv(world.Require) == "1" && debian {
 		t.Fatalf("%s is set, and there is no Chromium: install the package chromium", world.Require)
 	}
-	t.Skip("there is no Chromium; the package chromium has one")
+	t.Skip("there is no Chromium; Debian's package chromium has one")
 	return ""
 }
 
