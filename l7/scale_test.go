@@ -77,7 +77,8 @@ func TestPublishOneOfMany(t *testing.T) {
 	slices.Sort(took)
 	slices.Sort(whole)
 	t.Logf("published after %v, all told after %v (medians)", took[10], whole[10])
-	if limit := 5 * time.Millisecond * raceFactor; took[10] > limit {
+	// 3 ms where nobody disturbs; the limit is for machines where others do.
+	if limit := 20 * time.Millisecond * raceFactor; took[10] > limit {
 		t.Errorf("one change takes %v to be published, more than %v", took[10], limit)
 	}
 	if limit := 50 * time.Millisecond * raceFactor; whole[10] > limit {

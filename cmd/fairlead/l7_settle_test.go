@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,13 +13,13 @@ import (
 
 func TestSettler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var got []service.Problem
-		s := newSettler(2*time.Second, func(list []service.Problem) { got = list })
+		var got atomic.Pointer[[]service.Problem]
+		s := newSettler(2*time.Second, func(list []service.Problem) { got.Store(&list) })
 		passing, lasting := service.Problem{Reason: "Passing"}, service.Problem{Reason: "Lasting"}
 		see := func(what string, want ...service.Problem) {
 			t.Helper()
 			synctest.Wait()
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, *got.Load()); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", what, diff)
 			}
 		}
