@@ -41,8 +41,8 @@ lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or q
 
 test: check unit e2e ## everything that proves it (root)
 
-golden: ## rewrite the golden plans; read the difference before you commit it
-	$(GO) test ./iptables ./ipvs -run Golden -update
+golden: ## rewrite the golden plans, and documents made from code; read the difference before you commit it
+	$(GO) test ./iptables ./ipvs ./userspace ./l7/annotation ./l7/stats -run 'Golden|Document' -update
 
 bench: build ## against kube-proxy of the same Kubernetes version, in one run (root; 20 minutes)
 	$(GO) run ./e2e/bench -fairlead $(BIN) $(BENCHFLAGS)

@@ -170,7 +170,7 @@ func (s *session) beginHTTP2() {
 		}
 	}
 	if reason := s.refuse(); reason != "" {
-		s.engine.stats.Refused.add(reason)
+		s.engine.stats.Refused.Add(reason)
 		s.x.Answer(http.StatusBadRequest, reason)
 		x.Length = 0
 		return

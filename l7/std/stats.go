@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"github.com/fairlead-project/fairlead/l7/stats"
 )
 
 // Stats counts what an Engine sees.
@@ -11,7 +13,7 @@ type Stats struct {
 	Active  atomic.Int64 // requests now
 	Tunnels atomic.Int64 // now
 	Panics  atomic.Uint64
-	Refused Refusals // requests of HTTP/2; those of HTTP/1.1 are counted by the Gate
+	Refused stats.Reasons // requests of HTTP/2; those of HTTP/1.1 are counted by the Gate
 
 	mu        sync.Mutex
 	listeners []*ListenerStats
@@ -54,22 +56,4 @@ func (s *Stats) open() int64 {
 		n += l.Open.Load()
 	}
 	return n
-}
-
-// Refusals counts by reason. The zero value is ready.
-type Refusals struct{ counts sync.Map }
-
-func (r *Refusals) add(reason string) {
-	n, ok := r.counts.Load(reason)
-	if !ok {
-		n, _ = r.counts.LoadOrStore(reason, new(atomic.Uint64))
-	}
-	n.(*atomic.Uint64).Add(1)
-}
-
-// All yields reasons with how many requests were refused for them, in no order.
-func (r *Refusals) All() func(yield func(string, uint64) bool) {
-	return func(yield func(string, uint64) bool) {
-		r.counts.Range(func(reason, n any) bool { return yield(reason.(string), n.(*atomic.Uint64).Load()) })
-	}
 }
