@@ -5,6 +5,8 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 BIN      = bin/fairlead
 KERNEL  ?= uml
 SOAK    ?= 10m
+# Says of each failed test whether it fails again when it runs alone: only then it fails the target.
+AGAIN    = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --rerun-fails=1 --rerun-fails-max-failures=3
 
 .DEFAULT_GOAL := help
 
@@ -33,7 +35,7 @@ unit: deps ## unit, golden, oracle and walk tests under the race detector; no ro
 
 e2e: build ## real packets, real API server, IPVS in kernels that have it (root; builds etcd and kube-apiserver once)
 	@.ci/deps e2e
-	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(GO) test -p 1 -timeout 65m -count=1 ./e2e/...
+	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(AGAIN) --packages ./e2e/... -- -p 1 -timeout 65m -count=1
 
 lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or qemu-newest (root)
 	@.ci/deps e2e

@@ -213,15 +213,26 @@ func (e *l7Edge) testKill(t *testing.T) {
 	load.finish(t, 300, 200)
 	load.mu.Lock()
 	defer load.mu.Unlock()
-	last := time.Duration(0)
+	last, late := time.Duration(0), 0
 	for _, at := range load.failed {
-		if at.Before(killed) || at.After(known) {
-			t.Errorf("a request failed %v after the process was killed; all were led elsewhere after %v", at.Sub(killed), known.Sub(killed))
+		if at.Before(killed) {
+			t.Errorf("a request failed %v before the process was killed", killed.Sub(at))
+		}
+		if at.After(known) {
+			late++
 		}
 		last = max(last, at.Sub(killed))
+	}
+	if late > mayReuse {
+		t.Errorf("%d requests failed after all were led elsewhere", late)
 	}
 	if last > 2*time.Second {
 		t.Errorf("requests failed for %v", last)
 	}
-	t.Logf("%d requests failed within %v; all were led elsewhere after %v", len(load.failed), last.Round(time.Millisecond), known.Sub(killed).Round(time.Millisecond))
+	t.Logf("%d requests failed within %v, %d of them after all were led elsewhere, which was after %v",
+		len(load.failed), last.Round(time.Millisecond), late, known.Sub(killed).Round(time.Millisecond))
 }
+
+// mayReuse is how many connections may have the port of one that the killed process has reset. To the kernel that is the
+// old connection for another 10 seconds (nf_conntrack_tcp_timeout_close), and goes where that one went.
+const mayReuse = 3
