@@ -27,6 +27,7 @@ func TestL7API(t *testing.T) {
 	}
 	t.Run("manifests", a.testManifests)
 	t.Run("process", a.testProcess)
+	t.Run("nodes", a.testNodes)
 	one := a.startCandidate(t, "one", "203.0.113.10")
 	within(t, 20*time.Second, leads(one))
 	two := a.startCandidate(t, "two", "203.0.113.10")

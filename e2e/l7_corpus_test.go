@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -28,8 +29,9 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 )
 
-// TestL7Corpus plays the corpus of Ingress behaviour against the process: every request over real connections,
-// certificates as handshakes show them, problems as the status page lists them.
+// TestL7Corpus plays the corpus of Ingress behaviour against the process: every request over real
+// connections, over HTTP/1.1 and over HTTP/2, certificates as handshakes show them, problems and what is served as the status
+// page lists them.
 func TestL7Corpus(t *testing.T) {
 	t.Parallel()
 	b := newL7Bed(t, "corpus", 2)
@@ -43,6 +45,7 @@ func TestL7Corpus(t *testing.T) {
 	for _, n := range b.Nodes {
 		stages <- &l7Stage{bed: b, node: n, pod: b.emptyPod(t, n, 2), outside: outside, resolv: resolv}
 	}
+	var total, http2 atomic.Int64
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range cases {
 			t.Run(c.Name, func(t *testing.T) {
@@ -50,9 +53,19 @@ func TestL7Corpus(t *testing.T) {
 				s := *<-stages
 				defer func() { stages <- &s }()
 				t.Run("played", func(t *testing.T) { s.play(t, c) })
+				requests := 0
+				for _, step := range c.Steps {
+					requests += len(step.Requests)
+				}
+				total.Add(int64(requests))
+				http2.Add(int64(s.asked))
 			})
 		}
 	})
+	t.Logf("%d requests over HTTP/1.1, %d of them over HTTP/2 as well", total.Load(), http2.Load())
+	if 10*http2.Load() < 8*total.Load() {
+		t.Errorf("only %d of %d requests were made over HTTP/2, too", http2.Load(), total.Load())
+	}
 }
 
 // An l7Stage is where one case at a time is played.
@@ -69,10 +82,11 @@ type l7Stage struct {
 	proxy   *l7Proxy
 	direct  bool // endpoints must not be asked: the Services' own addresses are to be
 	tls     map[string]*tls.Config
+	asked   int // over HTTP/2
 }
 
 func (s *l7Stage) play(t *testing.T, c *ingresstest.Case) {
-	s.servers, s.port = make(map[string]uint16), 20000
+	s.servers, s.port, s.asked = make(map[string]uint16), 20000, 0
 	s.folder = s.bed.newFolder(t, "case-"+c.Name)
 	s.direct = slices.ContainsFunc(c.Steps, func(st *ingresstest.Step) bool {
 		return slices.ContainsFunc(st.YAML, func(y string) bool { return strings.Contains(y, "service-upstream: 'true'") })
@@ -253,7 +267,8 @@ func (s *l7Stage) check(t *testing.T, step *ingresstest.Step) {
 			t.Errorf("line %d: passthrough %s: %v, certificate %v, want that of the backend, %s", e.Line, e.Host, err, name(crt), want)
 		}
 	}
-	s.checkProblems(t, step)
+	s.asked += s.checkHTTP2(t, step)
+	s.checkStatus(t, step)
 }
 
 func name(c *x509.Certificate) string {
@@ -373,8 +388,8 @@ func (s *l7Stage) checkCert(t *testing.T, step *ingresstest.Step, e ingresstest.
 	}
 }
 
-// checkProblems compares the list of the status page.
-func (s *l7Stage) checkProblems(t *testing.T, step *ingresstest.Step) {
+// checkStatus compares the lists of the status page.
+func (s *l7Stage) checkStatus(t *testing.T, step *ingresstest.Step) {
 	t.Helper()
 	code, body, err := s.proxy.get(t, 10263, "/status.json")
 	if err != nil || code != http.StatusOK {
@@ -384,6 +399,7 @@ func (s *l7Stage) checkProblems(t *testing.T, step *ingresstest.Step) {
 	if err := json.Unmarshal([]byte(body), &d); err != nil {
 		t.Fatal(err)
 	}
+	checkServed(t, step, d.Ingresses)
 	var got, want []string
 	for _, p := range d.Problems {
 		got = append(got, fmt.Sprintf("%s %s/%s %s", p.Kind, p.Namespace, p.Name, p.Reason))

@@ -110,6 +110,10 @@ var backendRows = []l7Row{
 		})
 	}},
 	{notes: []string{"proxy-buffer-size: 256k"}, check: func(q *l7Query) { q.status(q.get("/?head=150000"), 200) }},
+	{notes: []string{"proxy-buffer-size: 256k", "backend-protocol: GRPC"}, check: func(q *l7Query) {
+		q.status(q.get("/?head=150000"), 200)
+		q.status(q.get("/?head=300000"), 502)
+	}},
 	{notes: []string{"proxy-buffer-size: 1k"}, check: func(q *l7Query) {
 		q.status(q.get("/?head=50000"), 200)
 		q.status(q.get("/?head=150000"), 502)

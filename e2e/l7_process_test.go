@@ -49,6 +49,12 @@ type l7Program struct {
 // on loopback. It is ended with the test.
 func (a *l7API) startL7(t *testing.T, args []string, more ...string) *l7Program {
 	t.Helper()
+	return a.startL7As(t, "", args, more...)
+}
+
+// startL7As runs fairlead l7 as if it were in a pod of that name; empty: in none.
+func (a *l7API) startL7As(t *testing.T, pod string, args []string, more ...string) *l7Program {
+	t.Helper()
 	built, err := world.Binary(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +86,10 @@ func (a *l7API) startL7(t *testing.T, args []string, more ...string) *l7Program 
 	p.cmd = exec.CommandContext(t.Context(), p.binary, args...)
 	p.cmd.Stdout, p.cmd.Stderr = io.MultiWriter(&p.log, t.Output()), io.MultiWriter(&p.log, t.Output())
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: l7User, Gid: l7User}, Pdeathsig: syscall.SIGKILL}
-	p.cmd.Dir = "/"
+	p.cmd.Dir, p.cmd.Env = "/", os.Environ()
+	if pod != "" {
+		p.cmd.Env = append(p.cmd.Env, "POD_NAMESPACE="+l7Namespace, "POD_NAME="+pod)
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,8 @@ func newL7Raw(t *testing.T) *l7Raw {
 		in := l7Ingress(host, host+".test", map[string]string{"fairlead.io/ssl-redirect": "false", "fairlead.io/max-fails": "0"}, l7Path{path: "/", service: host})
 		objects = append(objects, withTLS(in, "crt"))
 	}
-	r.folder.put(t, "test", objects...)
+	grpc := l7Ingress("grpc", "grpc.test", map[string]string{"fairlead.io/ssl-redirect": "false", "fairlead.io/backend-protocol": "GRPC"}, l7Path{path: "/", service: "go"})
+	r.folder.put(t, "test", append(objects, grpc)...)
 	r.proxy = r.start(t, l7Start{args: []string{"--configmap", "kube-system/fairlead"}})
 	r.folder.settle(t, r.proxy)
 	client := r.proxy.client()

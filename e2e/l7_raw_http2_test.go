@@ -53,6 +53,12 @@ func (r *l7Raw) h2(t *testing.T) *h2Conn {
 	if err := c.HandshakeContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return newH2Conn(t, c)
+}
+
+// newH2Conn begins HTTP/2 on a connection.
+func newH2Conn(t *testing.T, c net.Conn) *h2Conn {
+	t.Helper()
 	h := &h2Conn{Conn: c, Framer: http2.NewFramer(c, c), next: 1}
 	h.enc = hpack.NewEncoder(&h.block)
 	h.ReadMetaHeaders = hpack.NewDecoder(4096, nil)

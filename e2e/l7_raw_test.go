@@ -31,6 +31,7 @@ func TestL7Raw(t *testing.T) {
 	t.Run("answers", r.testAnswers)
 	t.Run("handshakes", r.testHandshakes)
 	t.Run("http2 requests", r.testHTTP2Requests)
+	t.Run("http2 trailers", r.testHTTP2Trailers)
 	t.Run("http2 floods", r.testHTTP2Floods)
 	r.untouched(t, "everything")
 	r.unsmuggled(t)

@@ -55,6 +55,7 @@ func New(cfg Config, run xt.Runner, m *Metrics) (*Dataplane, error) {
 	d := &Dataplane{cfg: cfg, run: run, log: cfg.Log, metrics: m}
 	for _, f := range cfg.families() {
 		d.planes = append(d.planes, &plane{Dataplane: d, family: f})
+		m.serve(f)
 	}
 	return d, nil
 }

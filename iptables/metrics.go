@@ -46,6 +46,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// serve makes the series of a family that has not failed yet.
+func (m *Metrics) serve(f xt.Family) {
+	if m != nil {
+		m.failures.WithLabelValues(f.String())
+		m.partialFailures.WithLabelValues(f.String())
+	}
+}
+
 // LockWaited counts time spent waiting for the xtables lock.
 func (m *Metrics) LockWaited(d time.Duration) {
 	if m != nil {

@@ -22,22 +22,32 @@ func (d *Dataplane) foundation(ctx context.Context) error {
 
 // checkFoundation is foundation, and reports whether something was missing.
 func (d *Dataplane) checkFoundation(ctx context.Context) (changed bool, err error) {
+	changed, err = d.makeMissing(ctx)
+	if err != nil {
+		return false, err
+	}
+	wrote, err := d.checkRules(ctx)
+	return wrote || changed, err
+}
+
+// makeMissing makes what of the foundation is missing, apart from rules.
+func (d *Dataplane) makeMissing(ctx context.Context) (changed bool, err error) {
 	ops, err := d.missing(ctx)
 	if err != nil {
 		return false, fmt.Errorf("ipvs: read sets, device and routing rules: %w", err)
 	}
-	if len(ops) > 0 {
-		refused, err := d.kernel.Apply(ctx, ops)
-		if err != nil {
-			d.forget()
-			return false, fmt.Errorf("ipvs: write sets, device and routing rules: %w", err)
-		}
-		if len(refused) > 0 {
-			return false, refusal(refused)
-		}
+	if len(ops) == 0 {
+		return false, nil
 	}
-	wrote, err := d.checkRules(ctx)
-	return wrote || len(ops) > 0, err
+	refused, err := d.kernel.Apply(ctx, ops)
+	if err != nil {
+		d.forget()
+		return false, fmt.Errorf("ipvs: write sets, device and routing rules: %w", err)
+	}
+	if len(refused) > 0 {
+		return false, refusal(refused)
+	}
+	return true, nil
 }
 
 // missing returns what has to be made, and what of another mode has to go.
@@ -128,6 +138,7 @@ func (d *Dataplane) checkRules(ctx context.Context) (wrote bool, err error) {
 		w, err := d.rules.Keep(ctx, d.want.Rules(xt.Family(f)))
 		wrote = wrote || w
 		if err != nil {
+			d.metrics.rulesFailed(f)
 			errs = append(errs, fmt.Errorf("ipvs: %w", err))
 		}
 	}

@@ -40,6 +40,7 @@ type Dataplane struct {
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
 	verifying bool // what is written is a repair
+	replacing *replacement // nil but while another proxy is replaced
 	suspect   atomic.Bool
 }
 
@@ -52,6 +53,7 @@ func New(cfg Config, k kernel.Kernel, run xt.Runner, m *Metrics) (*Dataplane, er
 	if cfg.Log == nil {
 		return nil, errors.New("ipvs: Config.Log is required")
 	}
+	m.serve(cfg.families())
 	return &Dataplane{
 		cfg: cfg, kernel: k, rules: xt.NewKeeper(run), log: cfg.Log, metrics: m, now: time.Now,
 		drains: newDrainer(cfg.DrainTimeout), dirty: newTouched(),
@@ -122,6 +124,14 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 	d.last = snap
 	for _, s := range d.drains.servers {
 		s.held = false
+	}
+	first, err := d.isFirst(ctx)
+	if err != nil {
+		return service.Report{}, err
+	}
+	if first && d.cfg.VIPMode == Routed {
+		r, err := d.replace(ctx, t)
+		return d.finish(r), err
 	}
 	if err := d.foundation(ctx); err != nil {
 		return service.Report{}, err

@@ -1,6 +1,10 @@
 package ipvs
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairlead-project/fairlead/service"
+)
 
 // Metrics are those of the dataplane. A nil *Metrics measures nothing.
 type Metrics struct {
@@ -10,6 +14,7 @@ type Metrics struct {
 	ops      prometheus.Counter
 	refused  prometheus.Counter
 	failures prometheus.Counter
+	rules    *prometheus.CounterVec // failures, by family, under kube-proxy's name
 }
 
 // NewMetrics registers the metrics with r.
@@ -24,7 +29,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		r.MustRegister(c)
 		return c
 	}
+	rules := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kubeproxy_sync_proxy_rules_iptables_restore_failures_total", Help: "Times the static rules of iptables could not be read or written.",
+	}, []string{"ip_family"})
+	r.MustRegister(rules)
 	return &Metrics{
+		rules:    rules,
 		servers:  gauge("virtual_servers", "Virtual servers of fairlead in the kernel."),
 		dests:    gauge("destinations", "Destinations of these servers, draining ones included."),
 		draining: gauge("draining_destinations", "Destinations that take no new connections and still have old ones."),
@@ -43,6 +53,23 @@ func (m *Metrics) applied(ops, refused int, err error) {
 	m.refused.Add(float64(refused))
 	if err != nil {
 		m.failures.Inc()
+	}
+}
+
+// serve makes the series of families that have not failed yet.
+func (m *Metrics) serve(families []service.Family) {
+	if m == nil {
+		return
+	}
+	for _, f := range families {
+		m.rules.WithLabelValues(f.String())
+	}
+}
+
+// rulesFailed notes that the rules of a family are not known to be right.
+func (m *Metrics) rulesFailed(f service.Family) {
+	if m != nil {
+		m.rules.WithLabelValues(f.String()).Inc()
 	}
 }
 

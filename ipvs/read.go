@@ -216,6 +216,9 @@ func (d *Dataplane) readAddresses(ctx context.Context, h *have) error {
 		wanted := d.want.usesOf(a)&useDevice != 0
 		ours := wanted || h.uses[a]&(useAddr|useExt) != 0 || aliasPrefix(f).Contains(a)
 		right := state.Local == (d.cfg.VIPMode == Device)
+		if d.replacing != nil && !right {
+			d.replacing.captured, right = true, true
+		}
 		if ours && d.cfg.serves(f) && (right || !wanted) {
 			h.use(a, useDevice)
 		}

@@ -28,13 +28,15 @@ func (s *Server) apply(changes []kube.Change) {
 	s.compiled.generation.Add(1)
 	s.compiled.last.Store(time.Now().UnixNano())
 	s.compiled.took.Store(int64(time.Since(began)))
+	before := s.served
 	s.tellServed(changes)
+	s.tellInForce(changes, before)
 	s.report()
 }
 
 // tellServed says which Ingresses are served, if that may have changed. s.mu is held.
 func (s *Server) tellServed(changes []kube.Change) {
-	if s.cfg.Served == nil {
+	if s.cfg.Served == nil && s.cfg.InForce == nil {
 		return
 	}
 	same := s.served != nil
@@ -50,7 +52,51 @@ func (s *Server) tellServed(changes []kube.Change) {
 	for _, n := range names {
 		s.served[n] = struct{}{}
 	}
-	s.cfg.Served(names)
+	if s.cfg.Served != nil {
+		s.cfg.Served(names)
+	}
+}
+
+// tellInForce says which Ingresses have just been put in force or taken out of it, given which were served before. s.mu is held.
+func (s *Server) tellInForce(changes []kube.Change, before map[service.Name]struct{}) {
+	if s.cfg.InForce == nil {
+		return
+	}
+	names := make(map[service.Name]struct{})
+	classes := false
+	for _, c := range changes {
+		switch c.Object.Kind {
+		case "Ingress":
+			names[c.Object.Name] = struct{}{}
+		case "IngressClass":
+			classes = true
+		}
+	}
+	if classes { // which says whose Ingresses are
+		for n := range s.served {
+			if _, was := before[n]; !was {
+				names[n] = struct{}{}
+			}
+		}
+		for n := range before {
+			names[n] = struct{}{}
+		}
+	}
+	var changed []*ingress.Ingress
+	var gone []service.Name
+	for n := range names {
+		_, was := before[n]
+		_, is := s.served[n]
+		switch touched := s.builder.Ingress(n); {
+		case is && touched != nil:
+			changed = append(changed, touched)
+		case was && !is:
+			gone = append(gone, n)
+		}
+	}
+	if len(changed)+len(gone) > 0 {
+		s.cfg.InForce(changed, gone)
+	}
 }
 
 // readGlobals takes over a new version of the ConfigMap of defaults, and of those that it names. One that is

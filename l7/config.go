@@ -34,10 +34,15 @@ type Config struct {
 	Problems func([]service.Problem)
 	Served   func([]service.Name)
 
+	// InForce, if not nil, hears which Ingresses are in force as they are now written, whenever they have changed or
+	// become ours, and which are ours no more. It must not block.
+	InForce func(changed []*ingress.Ingress, gone []service.Name)
+
 	// Resolve asks DNS for the addresses of a name, for Services of type ExternalName; nil: the system's resolver.
 	Resolve Resolver
 
 	MaxConns int64 // 0 means what package std says
+	NetHTTP  bool  // net/http serves HTTP/1.1 in place of package wire
 }
 
 // The pace of changes to objects: the first is in force at once, those that follow are put together. Changes

@@ -164,6 +164,7 @@ func (s *Server) configure(g annotation.Globals) error {
 		s.engine = std.New(std.Config{
 			Handler: s, Log: s.cfg.Log, Settings: settings, Limiter: s.limiter,
 			Passthrough: s.passthroughTo(), MaxConns: s.cfg.MaxConns, Handshook: s.handshook,
+			NetHTTP: s.cfg.NetHTTP,
 		})
 		return nil
 	}

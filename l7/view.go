@@ -128,7 +128,7 @@ func (s *Server) view() status.View {
 	}
 	v.Hosts, v.Classes = s.viewHosts()
 	s.mu.Lock()
-	v.Problems = s.problems()
+	v.Problems, v.Ingresses = s.problems(), s.builder.Served()
 	s.mu.Unlock()
 	written, dropped := s.access.Lines()
 	v.Counters = []status.Counter{

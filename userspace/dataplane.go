@@ -108,10 +108,16 @@ func (d *Dataplane) follow(prev, snap *service.Snapshot, t *touched) {
 	d.server.Follow(&snap.Node, ports, places)
 }
 
-// resync makes sure of everything.
+// resync makes sure of everything. Where another dataplane may be in force, whose rules
+// ours take the place of, they come last: packets find at once what they are sent for.
 func (d *Dataplane) resync(ctx context.Context) (service.Report, error) {
 	d.have = nil
-	changed, err := d.foundation(ctx)
+	changed, first, err := d.makeMissing(ctx)
+	if err == nil && !first {
+		var wrote bool
+		wrote, err = d.keepRules(ctx)
+		changed = changed || wrote
+	}
 	if err != nil {
 		return service.Report{}, err
 	}
@@ -128,6 +134,11 @@ func (d *Dataplane) resync(ctx context.Context) (service.Report, error) {
 		t.note(m)
 	}
 	r, err := d.write(ctx, t)
+	if err == nil && first {
+		if _, err = d.keepRules(ctx); err != nil {
+			d.have = nil
+		}
+	}
 	r.Resynced = true
 	r.Repaired = d.verifying && (changed || r.Added+r.Removed > 0)
 	return r, err

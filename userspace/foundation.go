@@ -12,22 +12,35 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 )
 
-// foundation makes sure of what does not depend on Services: sets, routing, rules,
-// in this order. It reports whether something was missing.
-func (d *Dataplane) foundation(ctx context.Context) (changed bool, err error) {
+// makeMissing makes the sets and the routing that are missing. First says that there
+// was no set of ours, so that another dataplane may be in force.
+func (d *Dataplane) makeMissing(ctx context.Context) (changed, first bool, err error) {
 	ops, err := d.missing(ctx)
 	if err != nil {
-		return false, fmt.Errorf("userspace: read sets and routing: %w", err)
+		return false, false, fmt.Errorf("userspace: read sets and routing: %w", err)
 	}
-	if len(ops) > 0 {
-		refused, err := d.kernel.Apply(ctx, ops)
-		if err == nil {
-			err = refusal(refused)
-		}
-		if err != nil {
-			return false, fmt.Errorf("userspace: write sets and routing: %w", err)
+	created := 0
+	for _, op := range ops {
+		if _, ok := op.(kernel.NewSet); ok {
+			created++
 		}
 	}
+	first = created == numSets*len(d.cfg.families())
+	if len(ops) == 0 {
+		return false, first, nil
+	}
+	refused, err := d.kernel.Apply(ctx, ops)
+	if err == nil {
+		err = refusal(refused)
+	}
+	if err != nil {
+		return false, first, fmt.Errorf("userspace: write sets and routing: %w", err)
+	}
+	return true, first, nil
+}
+
+// keepRules makes the rules right, and reports whether they were not.
+func (d *Dataplane) keepRules(ctx context.Context) (changed bool, err error) {
 	var errs []error
 	for _, f := range d.cfg.families() {
 		wrote, err := d.rules.Keep(ctx, d.want.Rules(xt.Family(f)))
@@ -36,7 +49,7 @@ func (d *Dataplane) foundation(ctx context.Context) (changed bool, err error) {
 			errs = append(errs, fmt.Errorf("userspace: %w", err))
 		}
 	}
-	return changed || len(ops) > 0, errors.Join(errs...)
+	return changed, errors.Join(errs...)
 }
 
 // missing returns what has to be made.

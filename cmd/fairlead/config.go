@@ -85,25 +85,53 @@ type nodeConfig struct {
 // Validate reports everything that is wrong with f, each error with the flag it
 // is about. It changes nothing.
 func (f *flags) Validate() error {
-	_, err := f.config()
+	_, err := f.configs()
 	return err
 }
 
-// config returns what f means. The error is that of Validate.
+// config returns what f means in the first of its modes. The error is that of Validate.
 func (f *flags) config() (config, error) {
-	var c config
-	var errs []error
-	fail := func(flag, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("--%s: "+format, append([]any{flag}, args...)...))
+	list, err := f.configs()
+	return list[0], err
+}
+
+// configs returns what f means in each of its modes, of which there is one at least. The error is that of Validate.
+func (f *flags) configs() ([]config, error) {
+	var faults faults
+	modes, err := parseModes(f.ProxyMode)
+	if err != nil {
+		faults.add(f.label("proxy-mode"), "%w", err)
 	}
+	var out []config
+	for _, mode := range modes {
+		out = append(out, f.configOf(mode, func(flag, format string, args ...any) {
+			faults.add(f.label(flag), format, args...)
+		}))
+	}
+	return out, faults.join()
+}
+
+// Faults are what is wrong with settings. Several modes may find the same.
+type faults []error
+
+func (l *faults) add(label, format string, args ...any) {
+	err := fmt.Errorf("%s: "+format, append([]any{label}, args...)...)
+	if !slices.ContainsFunc(*l, func(e error) bool { return e.Error() == err.Error() }) {
+		*l = append(*l, err)
+	}
+}
+
+func (l faults) join() error { return errors.Join(l...) }
+
+// configOf returns what f means in a mode, of which an unknown one is empty.
+func (f *flags) configOf(mode string, fail failFunc) config {
+	c := config{Mode: mode}
 	check := func(flag string, err error) {
 		if err != nil {
 			fail(flag, "%w", err)
 		}
 	}
 	var err error
-	c.Mode, err = parseMode(f.ProxyMode)
-	check("proxy-mode", err)
 	c.Healthz, err = parseListen(f.HealthzBindAddress, healthzPort)
 	check("healthz-bind-address", err)
 	c.Metrics, err = parseListen(f.MetricsBindAddress, metricsPort)
@@ -123,8 +151,22 @@ func (f *flags) config() (config, error) {
 	}
 	c.SyncPeriod, c.MinSyncPeriod = f.periods(c.Mode, fail)
 	f.checkNumbers(fail)
+	f.Lifecycle.check(fail)
 	f.checkSource(fail)
-	return c, errors.Join(errs...)
+	f.Status.check(fail)
+	return c
+}
+
+// checkRun reports what is wrong with flags that only fairlead without a subcommand has.
+func (f *flags) checkRun() error {
+	var faults faults
+	fail := func(flag, format string, args ...any) { faults.add(f.label(flag), format, args...) }
+	f.Compat.check(fail)
+	f.Log.check(fail)
+	if f.HostnameOverride != "" && strings.TrimSpace(f.HostnameOverride) == "" {
+		fail("hostname-override", "is blank")
+	}
+	return faults.join()
 }
 
 // A failFunc notes that something is wrong with a flag.
@@ -265,6 +307,16 @@ func parseListen(s, defaultPort string) (string, error) {
 	return a.String(), nil
 }
 
+// hasPort reports whether an address to listen on comes with a port.
+func hasPort(s string) bool {
+	_, _, err := net.SplitHostPort(s)
+	return err == nil
+}
+
+func withPort(s string, port int) string {
+	return net.JoinHostPort(strings.Trim(s, "[]"), strconv.Itoa(port))
+}
+
 // periods returns the sync periods of a mode, whose flags are named after it. Those
 // of other modes are not looked at, as in kube-proxy.
 func (f *flags) periods(mode string, fail failFunc) (period, least time.Duration) {
@@ -334,17 +386,17 @@ func (f *flags) conntrack() sysctl.Conntrack {
 	}
 }
 
-// complete sets the defaults that depend on other flags. It is called once,
-// after fs has been parsed.
-func (f *flags) complete(fs *pflag.FlagSet) {
+// complete sets the defaults that depend on other flags. It is called once, when
+// f.origin is known.
+func (f *flags) complete() {
 	a, err := netip.ParseAddr(f.BindAddress)
 	if err != nil || a.Unmap().Is4() {
 		return
 	}
-	if !fs.Changed("healthz-bind-address") {
+	if f.origin["healthz-bind-address"] == "" {
 		f.HealthzBindAddress = "[::]:" + healthzPort
 	}
-	if !fs.Changed("metrics-bind-address") {
+	if f.origin["metrics-bind-address"] == "" {
 		f.MetricsBindAddress = "[::1]:" + metricsPort
 	}
 }

@@ -25,7 +25,9 @@ func parseFlags(t *testing.T, args ...string) (*flags, *pflag.FlagSet) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.complete(fs)
+	if _, err := load(&f, fs); err != nil {
+		t.Fatal(err)
+	}
 	return &f, fs
 }
 
@@ -215,7 +217,7 @@ func TestValidate(t *testing.T) {
 		args []string
 		want []string // what the error must say, each on a line of its own
 	}{
-		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: proxy mode nftables is not available in this version; available: iptables, ipvs, userspace"}},
+		{[]string{"--proxy-mode=nftables"}, []string{"--proxy-mode: nftables is a proxy mode of kube-proxy only; here there are: iptables, ipvs, userspace"}},
 		{[]string{"--proxy-mode=userspace", "--userspace-scheduler=twos"}, []string{`--userspace-scheduler: unknown scheduler "twos"; valid: dh, fo, lc, `}},
 		{[]string{"--localhost-nodeports-proxy", "--userspace-scheduler=twos"}, []string{`--userspace-scheduler: unknown scheduler "twos"`}},
 		{[]string{"--proxy-mode=userspace", "--userspace-port=65534"}, []string{"--userspace-port: 65534 is not between 1 and 65533"}},
@@ -286,13 +288,13 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{[]string{"--nosuch"}, 2, "", "fairlead: unknown flag: --nosuch (see --help)\n"},
 		{[]string{"--nosuch=1"}, 2, "", "unknown flag: --nosuch"},
-		{[]string{"--proxy-mode=nftables"}, 2, "", "proxy mode nftables is not available in this version; available: iptables, ipvs, userspace"},
+		{[]string{"--proxy-mode=nftables"}, 2, "", "nftables is a proxy mode of kube-proxy only"},
 		{[]string{"--proxy-mode=ipvs", "--ipvs-scheduler=x"}, 2, "", "--ipvs-scheduler: unknown scheduler"},
 		{[]string{"--iptables-masquerade-bit=x"}, 2, "", "--iptables-masquerade-bit"},
 		{[]string{"--cluster-cidr=x", "stray"}, 2, "", `unexpected argument "stray"`},
 		{[]string{"frobnicate"}, 2, "", `unknown subcommand "frobnicate"`},
 		{[]string{"plan"}, 2, "", "--file: is required"},
-		{[]string{"plan", "-f", "x.yaml", "--dataplane=nftables", "--family=ipx"}, 2, "", "--dataplane: proxy mode nftables is not available"},
+		{[]string{"plan", "-f", "x.yaml", "--dataplane=nftables", "--family=ipx"}, 2, "", "--dataplane: nftables is a proxy mode of kube-proxy only"},
 		{[]string{"plan", "-f", "x.yaml", "--dataplane=ipvs", "--ipvs-exclude-cidrs=x"}, 2, "", "--ipvs-exclude-cidrs: "},
 		{[]string{"trace", "-f", "x.yaml"}, 2, "", "--to: "},
 		{[]string{"--kubeconfig=/does/not/exist"}, 1, "", "/does/not/exist"},

@@ -53,14 +53,26 @@ type flags struct {
 	ConntrackUDP            time.Duration
 	ConntrackUDPStream      time.Duration
 
-	L7 l7ChildFlags
+	L7     l7ChildFlags
+	Status statusFlags
+
+	Lifecycle lifecycleFlags
+	Takeover  takeoverFlags
 
 	Verbosity int
-	Version   bool
+	Version   bool // fairlead without a subcommand has Files.Version
+
+	Files  fileFlags
+	Compat compatFlags
+	Log    logFlags
+
+	// origin says where the value of a flag is from: --flag, or a file and a field. Those with their default are not in it.
+	origin map[string]string
 }
 
 // addRun adds every flag of fairlead without a subcommand.
 func (f *flags) addRun(fs *pflag.FlagSet) {
+	f.Files.add(fs)
 	f.addSource(fs)
 	fs.StringVar(&f.Manifests, "manifests", "", "folder of manifests to follow in place of an API server")
 	f.addNode(fs)
@@ -69,10 +81,15 @@ func (f *flags) addRun(fs *pflag.FlagSet) {
 	f.addIPVS(fs)
 	f.addUserspace(fs)
 	f.addServers(fs)
+	f.Status.addListen(fs)
+	f.Lifecycle.add(fs)
+	f.Takeover.add(fs)
 	f.addConntrack(fs)
 	f.L7.add(fs)
+	f.Compat.add(fs)
+	f.Log.add(fs)
 	f.addLog(fs)
-	fs.BoolVar(&f.Version, "version", false, "print the version and exit")
+	f.Files.addVersion(fs)
 }
 
 func (f *flags) addSource(fs *pflag.FlagSet) {
@@ -97,7 +114,7 @@ func (f *flags) addNode(fs *pflag.FlagSet) {
 }
 
 func (f *flags) addMode(fs *pflag.FlagSet) {
-	fs.StringVar(&f.ProxyMode, "proxy-mode", "", "dataplane: iptables, ipvs or userspace; empty means iptables")
+	fs.StringVar(&f.ProxyMode, "proxy-mode", "", "dataplane: iptables, ipvs or userspace, or several with commas, of which the first is taken that this node can run; empty means iptables")
 }
 
 func (f *flags) addIptables(fs *pflag.FlagSet) {

@@ -39,11 +39,20 @@ type l7Flags struct {
 	PublishService   string
 	PublishAddresses string
 	UpdateStatus     bool
+	ClearStatus      bool
+	InternalAddress  bool
 	Lease            string
 	ShutdownDelay    time.Duration
 	AccessLog        bool
 	MaxConns         int64
+	Engine           string
 }
+
+// The values of --http-engine.
+const (
+	engineOwn = "fairlead"
+	engineStd = "std"
+)
 
 func (f *l7Flags) add(fs *pflag.FlagSet) {
 	f.addSource(fs)
@@ -65,6 +74,7 @@ func (f *l7Flags) add(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.ShutdownDelay, "shutdown-grace-period", 5*time.Second, "time to serve on after /readyz has begun to fail, so that nobody is sent here any more")
 	fs.BoolVar(&f.AccessLog, "access-log", true, "write a line for each request to standard output; the ConfigMap says what is in it")
 	fs.Int64Var(&f.MaxConns, "max-connections", 0, "clients' connections at a time; 0 means 65536")
+	fs.StringVar(&f.Engine, "http-engine", engineOwn, "who speaks HTTP/1.1 to clients: fairlead itself, or Go's net/http (std) behind the same strict parser, which needs more CPU")
 	f.addLog(fs)
 	fs.BoolVar(&f.Version, "version", false, "print the version and exit")
 }
@@ -89,9 +99,11 @@ func (f *l7Flags) addL7Classes(fs *pflag.FlagSet) {
 }
 
 func (f *l7Flags) addL7Status(fs *pflag.FlagSet) {
-	fs.StringVar(&f.PublishService, "publish-service", "", "namespace/name of the Service whose addresses are written into the status of Ingresses")
+	fs.StringVar(&f.PublishService, "publish-service", "", "namespace/name of the Service whose addresses are written into the status of Ingresses; without it and --publish-status-address those of the nodes whose pods are ready")
 	fs.StringVar(&f.PublishAddresses, "publish-status-address", "", "addresses to be written into the status of Ingresses, with commas, in place of those of a Service")
 	fs.BoolVar(&f.UpdateStatus, "update-status", true, "take part in electing who writes the status of Ingresses, and Events")
+	fs.BoolVar(&f.ClearStatus, "update-status-on-shutdown", true, "take the addresses out of the status of Ingresses when the last pod is told to stop")
+	fs.BoolVar(&f.InternalAddress, "report-node-internal-ip-address", false, "where the status of Ingresses has the addresses of nodes, their internal ones, even if they have external ones")
 	fs.StringVar(&f.Lease, "election-id", "", "namespace/name of the Lease for that; empty means fairlead-l7 in $POD_NAMESPACE or kube-system")
 }
 
@@ -146,6 +158,7 @@ func (f *l7Flags) configL7(env func(string) string) (l7Config, error) {
 	errs = append(errs, f.contradictions()...)
 	c.server.Ingress = f.ingress()
 	c.server.Passthrough, c.server.MaxConns, c.server.Version = f.Passthrough, f.MaxConns, buildVersion()
+	c.server.NetHTTP = f.Engine == engineStd
 	return c, errors.Join(errs...)
 }
 
@@ -163,6 +176,9 @@ func (f *l7Flags) contradictions() []error {
 	}
 	if f.ShutdownDelay < 0 {
 		errs = append(errs, errors.New("--shutdown-grace-period must not be negative"))
+	}
+	if f.Engine != engineOwn && f.Engine != engineStd {
+		errs = append(errs, fmt.Errorf("--http-engine: %q is neither %s nor %s", f.Engine, engineOwn, engineStd))
 	}
 	if f.MaxConns < 0 {
 		errs = append(errs, errors.New("--max-connections must not be negative"))

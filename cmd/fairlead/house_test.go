@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/l7/stats"
 	"github.com/fairlead-project/fairlead/service/control"
+	"github.com/fairlead-project/fairlead/takeover"
 	"github.com/fairlead-project/fairlead/userspace"
 )
 
@@ -427,6 +428,7 @@ func TestHouseMetrics(t *testing.T) {
 		"ipvs":            func(r prometheus.Registerer) { ipvs.NewMetrics(r) },
 		"userspace":       func(r prometheus.Registerer) { userspace.NewMetrics(r, nil) },
 		"service/control": func(r prometheus.Registerer) { control.NewMetrics(r, "v0") },
+		"takeover":        func(r prometheus.Registerer) { takeover.NewMetrics(r) },
 		"l7/stats":        func(r prometheus.Registerer) { r.MustRegister(stats.New()) },
 	}
 	// Those of L7 are per Ingress, of which it labels a bounded number.

@@ -71,7 +71,8 @@ type l7Process struct {
 	client   kubernetes.Interface // nil with a folder of manifests
 	elect    kubernetes.Interface // with a limit of its own
 	announce *l7watch.Announcer
-	statuses *l7watch.Statuses // nil with a folder of manifests
+	greeter  *l7watch.Greeter  // nil with a folder of manifests
+	statuses *l7watch.Statuses // the same
 	server   *l7.Server
 	draining sync.Once
 	drained  chan struct{} // closed when it is time to send nobody here
@@ -117,13 +118,16 @@ func (p *l7Process) run(ctx context.Context) error {
 	case <-inner.Done():
 	case <-listeners.successor():
 		p.log.Info("another process has taken over the listeners")
-		return p.drain(inner, listeners, 0)
+		return p.drain(inner, listeners, 0) // somebody else serves in our place: the status stays
 	}
 	if err := context.Cause(inner); err != nil && ctx.Err() == nil {
 		listeners.close()
 		return err
 	}
-	return p.drain(inner, listeners, p.flags.ShutdownDelay)
+	p.leave()
+	err = p.drain(inner, listeners, p.flags.ShutdownDelay)
+	p.left(inner)
+	return err
 }
 
 // drain is the end in good order.
@@ -167,7 +171,7 @@ func (p *l7Process) setUp(ctx context.Context) error {
 	}
 	c.Problems = newSettler(settleTime, func(list []service.Problem) { p.announce.All("l7", list) }).all
 	if p.statuses != nil {
-		c.Served = p.statuses.Serve
+		c.Served, c.InForce = p.statuses.Serve, p.greeter.InForce
 	}
 	var err error
 	if p.server, err = l7.New(c); err != nil {
@@ -196,6 +200,7 @@ func (p *l7Process) connect() error {
 			}
 		}
 		p.statuses = l7watch.NewStatuses(p.client, p.cfg.lease, p.log)
+		p.greeter = l7watch.NewGreeter(p.client, p.node, p.log)
 	}
 	p.announce = l7watch.NewAnnouncer(p.client, p.node, p.log)
 	return nil
@@ -248,31 +253,6 @@ func (p *l7Process) always() []service.Name {
 	}
 	slices.SortFunc(list, service.Name.Compare)
 	return slices.Compact(list)
-}
-
-// lead starts what only one of several processes does: status and Events.
-func (p *l7Process) lead(ctx context.Context) {
-	if p.client == nil || !p.flags.UpdateStatus {
-		return
-	}
-	writer := &l7watch.StatusWriter{Kind: p.statuses, Log: p.log}
-	leadership := &l7watch.Leadership{
-		Client: p.elect, Lease: p.cfg.lease, Identity: p.identity(), Log: p.log,
-		Tasks: []func(context.Context){writer.Lead, p.announce.Lead},
-	}
-	p.start(ctx, leadership.Run)
-	switch {
-	case p.cfg.publish.Name != "":
-		publisher := &l7watch.Publisher{Client: p.client, Service: p.cfg.publish, Log: p.log, Publish: p.statuses.Publish}
-		p.start(ctx, func(ctx context.Context) error { publisher.Run(ctx); return nil })
-	case len(p.cfg.addresses) > 0:
-		p.statuses.Publish(p.cfg.addresses)
-	}
-}
-
-// identity is a name that no other process has, not even one after the other.
-func (p *l7Process) identity() string {
-	return fmt.Sprintf("%s_%d_%d", cmp.Or(os.Getenv("POD_NAME"), p.node), os.Getpid(), time.Now().UnixNano())
 }
 
 // serveAbout starts the servers for who looks after us.

@@ -42,7 +42,7 @@ func (p *l7Process) listen(ctx context.Context) (*l7Listeners, error) {
 			}
 		}
 		var lc net.ListenConfig
-		opened, err := lc.Listen(ctx, "tcp", a.addr)
+		opened, err := lowPort(func() (net.Listener, error) { return lc.Listen(ctx, "tcp", a.addr) })
 		if err != nil {
 			l.close()
 			return nil, fmt.Errorf("--%s-bind-address: %w", a.scheme, err)

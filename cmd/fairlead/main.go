@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
@@ -63,6 +64,8 @@ func (c command) dispatch(ctx context.Context, args []string) error {
 		return c.plan(rest)
 	case "trace":
 		return c.trace(ctx, rest)
+	case "status":
+		return c.status(ctx, rest)
 	case "ipvs":
 		return c.ipvs(ctx, rest)
 	case "cleanup":
@@ -71,10 +74,14 @@ func (c command) dispatch(ctx context.Context, args []string) error {
 		return c.check(ctx, rest)
 	case "l7":
 		return c.l7(ctx, rest)
+	case "completion":
+		return c.completion(rest)
+	case cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+		return c.complete(ctx, args)
 	case "help":
 		return c.run(ctx, []string{"--help"})
 	default:
-		return fmt.Errorf("unknown subcommand %q; there are l7, check, plan, trace, ipvs and cleanup (%w)", verb, errUsage)
+		return fmt.Errorf("unknown subcommand %q; there are l7, check, plan, trace, status, ipvs, cleanup and completion (%w)", verb, errUsage)
 	}
 }
 
@@ -83,6 +90,7 @@ func (c command) dispatch(ctx context.Context, args []string) error {
 func (c command) parse(usage string, args []string, add func(*pflag.FlagSet)) (*pflag.FlagSet, error) {
 	fs := pflag.NewFlagSet("fairlead", pflag.ContinueOnError)
 	fs.SortFlags = false
+	fs.SetNormalizeFunc(hyphens)
 	fs.Usage = func() { fmt.Fprintf(c.out, "%s\n\nFlags:\n%s", usage, fs.FlagUsages()) }
 	add(fs)
 	if err := fs.Parse(args); err != nil {
@@ -95,6 +103,11 @@ func (c command) parse(usage string, args []string, add func(*pflag.FlagSet)) (*
 		return nil, fmt.Errorf("unexpected argument %q (%w)", fs.Arg(0), errUsage)
 	}
 	return fs, nil
+}
+
+// hyphens makes --cluster_cidr mean --cluster-cidr, as it does to kube-proxy.
+func hyphens(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 }
 
 // usageError marks err as the fault of the command line. A list of errors is

@@ -173,6 +173,8 @@ func TestAwaitNode(t *testing.T) {
 	full.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.18.0.11"}}
 	bare := full
 	bare.Spec.PodCIDRs = nil
+	lost := full
+	lost.Status.Addresses = nil
 	for _, c := range []struct {
 		name   string
 		detect string
@@ -188,6 +190,7 @@ func TestAwaitNode(t *testing.T) {
 		{"pod CIDRs are not asked for", detectClusterCIDR, bare, 0, 0, 1, false},
 		{"pod CIDRs late", detectNodeCIDR, full, 4 * time.Minute, 4 * time.Minute, 1, false},
 		{"no pod CIDRs", detectNodeCIDR, bare, 0, podCIDRWait, 1, true},
+		{"pod CIDRs and no address", detectNodeCIDR, lost, 0, addressWait, 0, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

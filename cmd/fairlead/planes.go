@@ -63,9 +63,8 @@ func engines() map[string]findFunc {
 	return map[string]findFunc{modeIptables: findIptables, modeIPVS: findIPVS, modeUserspace: findUserspace}
 }
 
-// futureModes are words that --proxy-mode has, or had, in kube-proxy and that no
-// engine stands behind.
-func futureModes() []string { return []string{"nftables"} }
+// modeNFTables is a mode of kube-proxy, and none of ours.
+const modeNFTables = "nftables"
 
 // parseMode returns the key of engines that s means. Empty means iptables, as it
 // does to kube-proxy 1.36.
@@ -77,11 +76,38 @@ func parseMode(s string) (string, error) {
 	switch {
 	case engines()[s] != nil:
 		return s, nil
-	case slices.Contains(futureModes(), s):
-		return "", fmt.Errorf("proxy mode %s is not available in this version; available: %s", s, available)
+	case s == modeNFTables:
+		return "", fmt.Errorf("nftables is a proxy mode of kube-proxy only; here there are: %s. A FairleadConfiguration with modes chooses one, and leaves the configuration of kube-proxy as it is", available)
 	default:
 		return "", fmt.Errorf("unknown proxy mode %q; valid: %s", s, available)
 	}
+}
+
+// parseModes returns the keys of engines that a list means, in its order. In a
+// list, nftables is a mode that no node can run. With an error there is one mode,
+// the empty one.
+func parseModes(list string) ([]string, error) {
+	words := strings.Split(list, ",")
+	var out []string
+	for _, w := range words {
+		w = strings.TrimSpace(w)
+		if len(words) > 1 && (w == modeNFTables || slices.Contains(out, w)) {
+			continue
+		}
+		if len(words) > 1 && w == "" {
+			return []string{""}, fmt.Errorf("%q has an empty word", list)
+		}
+		mode, err := parseMode(w)
+		if err != nil {
+			return []string{""}, err
+		}
+		out = append(out, mode)
+	}
+	if len(out) == 0 {
+		_, err := parseMode(modeNFTables)
+		return []string{""}, err
+	}
+	return out, nil
 }
 
 // iptablesEngine is the iptables dataplane.

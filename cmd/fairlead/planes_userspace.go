@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
@@ -15,6 +16,7 @@ import (
 // userspaceEngine is the userspace dataplane with its proxy.
 type userspaceEngine struct {
 	cfg     engineConfig
+	tools   iptables.Tools
 	run     xt.Runner
 	kernel  *notedKernel
 	linux   userspace.Watcher
@@ -38,7 +40,7 @@ func findUserspace(ctx context.Context, c engineConfig) (engine, error) {
 	cfg := tools.Config()
 	cfg.Tables = userspaceTables()
 	noted := &notedKernel{Kernel: k, counted: func(int) {}}
-	e := &userspaceEngine{cfg: c, run: xt.NewExec(cfg), kernel: noted, linux: k, missing: missingFamilies(tools)}
+	e := &userspaceEngine{cfg: c, tools: tools, run: xt.NewExec(cfg), kernel: noted, linux: k, missing: missingFamilies(tools)}
 	if e.missing[service.IPv4] == nil {
 		e.missing[service.IPv4] = validMark(c.Root)
 	}

@@ -77,3 +77,11 @@ func (r *reporter) node(name string, info kube.NodeInfo, reason, message string)
 		Reason: reason, Message: message,
 	}})
 }
+
+// starting tells that fairlead has begun to serve this node, as kube-proxy does.
+func (r *reporter) starting(name string, info kube.NodeInfo) {
+	if r.events == nil {
+		return
+	}
+	r.events.Announce(service.Object{Kind: "Node", Name: service.Name{Name: name}, UID: info.UID}, "Starting", "")
+}

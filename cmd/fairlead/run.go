@@ -7,12 +7,13 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fairlead-project/fairlead/service"
@@ -41,19 +42,28 @@ func (c command) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if f.Version {
-		_, err := fmt.Fprintln(c.out, "fairlead", buildVersion())
+	if done, err := c.printVersion(f.Files.Version); done || err != nil {
 		return err
 	}
-	f.complete(fs)
-	cfg, err := f.config()
+	set, cfgs, err := understand(&f, fs)
 	if err != nil {
-		return usageError(err)
+		return err
 	}
-	log := c.logger(f.Verbosity)
+	log := newLogger(c.err, &f.Log, f.Verbosity)
+	set.tell(log)
+	if done, err := c.instead(ctx, set); done || err != nil {
+		return err
+	}
 	log.Info("fairlead starts", append([]any{"version", buildVersion()}, attrs(fs)...)...)
-	p := newProcess(&f, cfg, log)
-	err = p.run(ctx, engines()[cfg.Mode])
+	p := newProcess(&f, cfgs[0], log)
+	p.settle(set, cfgs, func() (*loader, error) { return c.again(args) })
+	p.takesOver = f.Takeover.Enabled
+	p.flagz = func() map[string]string { return flagValues(fs) }
+	err = p.run(ctx, engines()[cfgs[0].Mode])
+	if errors.Is(err, errInitialized) {
+		log.Info("kernel parameters are set; --init-only asks for nothing else")
+		return nil
+	}
 	if err == nil {
 		log.Info("told to stop; the rules stay in place")
 	}
@@ -71,15 +81,33 @@ type process struct {
 	client   kubernetes.Interface // nil with a folder of manifests
 	reporter *reporter
 	events   *watch.Recorder // nil with a folder of manifests
+	teller   *teller
+
+	// What the servers tell.
+	started time.Time
+	flagz   func() map[string]string // nil: nobody asks
+	pages   map[string]http.Handler  // more of the metrics server
+
+	featureGates map[string]bool // that are set
+	verbosity    adjustable
+	health       atomic.Pointer[control.Health] // nil until there is one
 
 	tasks  sync.WaitGroup
 	cancel context.CancelCauseFunc
+
+	takesOver bool // from other proxies
+
+	settled *settled // nil in tests that set flags themselves
+	why     string   // this mode
 }
 
 func newProcess(f *flags, cfg config, log *slog.Logger) *process {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return &process{flags: f, cfg: cfg, log: log, reg: reg, root: "/"}
+	t := newTeller()
+	v := newAdjustable(log.Handler())
+	return &process{
+		flags: f, cfg: cfg, log: slog.New(t.book.Handler(v)), reg: prometheus.NewRegistry(), root: "/",
+		teller: t, verbosity: v, started: t.started,
+	}
 }
 
 // start runs a task until it ends or ctx does. A task that fails ends the
@@ -95,12 +123,18 @@ func (p *process) start(ctx context.Context, task func(context.Context) error) {
 // run finds the dataplane, sets up everything around it, and stays until ctx is
 // done, which is no error, or something fails that it cannot do without. Rules
 // stay in place either way.
-func (p *process) run(ctx context.Context, find findFunc) error {
-	inner, cancel := context.WithCancelCause(ctx)
+func (p *process) run(ctx context.Context, find findFunc) (err error) {
+	inner, cancel := p.lingering(ctx)
 	p.cancel = cancel
-	defer p.tasks.Wait()
-	defer cancel(nil)
-	err := p.setUp(inner, find)
+	defer func() {
+		cancel(nil)
+		p.tasks.Wait()
+		if err != nil && p.events != nil { // what is wrong may be waiting to be told
+			p.events.Flush(lastWords)
+		}
+	}()
+	p.oomScore()
+	err = p.setUp(inner, find)
 	if err == nil {
 		<-inner.Done()
 		err = context.Cause(inner)
@@ -111,6 +145,9 @@ func (p *process) run(ctx context.Context, find findFunc) error {
 	return err
 }
 
+// lastWords is how long the end is put off for Events that are still to be sent.
+const lastWords = 2 * time.Second
+
 func (p *process) setUp(ctx context.Context, find findFunc) error {
 	name, err := p.nodeName()
 	if err != nil {
@@ -119,23 +156,27 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err := p.connect(name); err != nil {
 		return err
 	}
-	eng, err := find(ctx, engineConfig{Flags: p.flags, Config: p.cfg, Root: p.root, Log: p.log, Registry: p.reg})
+	eng, state, families, err := p.choose(ctx, name, find)
 	if err != nil {
 		return err
 	}
-	state, err := p.nodeState(ctx, name)
-	if err != nil {
+	if err := p.checkFamilies(state, families); err != nil {
 		return err
 	}
-	families, err := p.families(state, eng)
-	if err != nil {
-		return err
-	}
+	p.describe(name, families, eng)
 	node := state.build()
 	if err := p.sysctls(eng.sysctls(&node, families)); err != nil {
 		return err
 	}
+	if p.flags.Files.InitOnly {
+		return errInitialized
+	}
+	p.followSettings(ctx)
 	plane, err := eng.open(families)
+	if err != nil {
+		return err
+	}
+	plane, takeOver, err := p.takeOver(plane, eng, name, state.Info)
 	if err != nil {
 		return err
 	}
@@ -145,11 +186,14 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	}
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
-	loop, err := p.assemble(ctx, state, families, append(local.planes(), plane))
+	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), plane)))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}
 	p.start(ctx, local.run)
+	if takeOver != nil {
+		p.start(ctx, takeOver)
+	}
 	p.start(ctx, func(ctx context.Context) error { return eng.watch(ctx, loop.AuditSoon) })
 	if p.flags.L7.Enabled {
 		task, err := p.child(name)
@@ -179,6 +223,9 @@ func (p *process) connect(name string) error {
 		rc, err := watch.Config(p.flags.Kubeconfig, p.flags.Master, p.flags.QPS, p.flags.Burst)
 		if err != nil {
 			return err
+		}
+		if rc.ContentType = p.flags.Compat.ContentType; rc.ContentType != protobuf {
+			rc.AcceptContentTypes = rc.ContentType
 		}
 		if p.client, err = kubernetes.NewForConfig(rc); err != nil {
 			return fmt.Errorf("connect to the API server: %w", err)
@@ -229,8 +276,9 @@ func (p *process) sysctls(more []sysctl.Setting) error {
 	ncpu := 0
 	if ct.MaxPerCore > 0 {
 		var err error
-		if ncpu, err = sysctl.OnlineCPUs(p.root); err != nil {
-			return fmt.Errorf("count CPUs for --conntrack-max-per-core: %w", err)
+		if ncpu, err = sysctl.OnlineCPUs(p.root); err != nil { // as kube-proxy does
+			ncpu = runtime.NumCPU()
+			p.log.Warn("cannot count the CPUs of the machine for --conntrack-max-per-core; counting those of this process", "cpus", ncpu, "err", err)
 		}
 	}
 	skipped, err := sysctl.Apply(p.root, append(more, sysctl.ConntrackSettings(ct, ncpu)...))
@@ -243,7 +291,13 @@ func (p *process) sysctls(more []sysctl.Setting) error {
 // assemble builds the loop and everything that talks to it, and starts it all.
 func (p *process) assemble(ctx context.Context, state nodeState, families []service.Family, planes []service.Dataplane) (*control.Loop, error) {
 	metrics := control.NewMetrics(p.reg, buildVersion())
+	control.NewBuildInfo(p.reg, buildInfo())
+	control.NewFeatureInfo(p.reg, features(p.featureGates))
 	health := control.NewHealth(2*p.cfg.SyncPeriod, families)
+	if p.client != nil { // without a cluster, nobody needs a Node object
+		health.SetNodeEligible(state.Info.Name != "" && state.Info.Eligible())
+	}
+	p.health.Store(health)
 	cleaner, err := p.cleaner(ctx, families, metrics)
 	if err != nil {
 		return nil, err
@@ -265,12 +319,14 @@ func (p *process) assemble(ctx context.Context, state nodeState, families []serv
 		return nil, err
 	}
 	track := &tracker{sink: loop, health: health, log: p.log, stop: p.cancel, state: state, known: state.Info.Name != ""}
-	p.serve(ctx, state, health.Handler(metrics))
+	p.serve(ctx, state, health, metrics)
+	p.serveStatus(ctx, health)
 	p.start(ctx, func(ctx context.Context) error {
 		return watchAddrs(ctx, p.log, state.Addrs, func(a localAddrs) { track.setAddrs(ctx, a) })
 	})
 	p.start(ctx, p.source(loop, track))
 	p.start(ctx, loop.Run)
+	p.reporter.starting(state.Name, state.Info)
 	return loop, nil
 }
 
@@ -298,46 +354,18 @@ func (p *process) cleaner(ctx context.Context, families []service.Family, m *con
 	return cleaner, nil
 }
 
-// serve starts the two HTTP servers.
-func (p *process) serve(ctx context.Context, state nodeState, health http.Handler) {
-	for _, s := range []struct {
-		name, addr, event string
-		handler           http.Handler
-	}{
-		{"healthz", p.cfg.Healthz, "FailedToStartProxierHealthcheck", health},
-		{"metrics", p.cfg.Metrics, "FailedToStartMetricServer", control.MetricsHandler(control.MetricsConfig{
-			Gatherer: p.reg, ProxyMode: p.cfg.Mode, Profiling: p.flags.Profiling,
-		})},
-	} {
-		server := control.Server{
-			Name: s.name, Addr: s.addr, Handler: s.handler, Log: p.log,
-			HardFail: p.flags.BindAddressHardFail,
-			Failed: func(err error) {
-				p.reporter.node(state.Name, state.Info, s.event, err.Error())
-			},
-		}
-		if p.flags.Profiling && s.name == "metrics" {
-			server.WriteTimeout = profileTimeout
-		}
-		p.start(ctx, server.Run)
-	}
-}
-
-// profileTimeout leaves time for a CPU profile or trace of some length.
-const profileTimeout = 5 * time.Minute
-
 // source returns the task that feeds the loop.
 func (p *process) source(loop *control.Loop, track *tracker) func(context.Context) error {
 	if p.client == nil {
 		src := &manifests.Source{
 			Dir: p.flags.Manifests, Sink: loop, Log: p.log,
-			NodeName: track.state.Name, Node: track.setFolderInfo, Report: p.reporter.report,
+			NodeName: track.state.Name, Node: track.setFolderInfo, Report: p.teller.book.Objects(p.reporter.report),
 		}
 		return src.Run
 	}
 	src := &watch.Source{
 		Client: p.client, Sink: loop, Log: p.log,
-		NodeName: track.state.Name, Node: track.setInfo, Report: p.reporter.report,
+		NodeName: track.state.Name, Node: track.setInfo, Report: p.teller.book.Objects(p.reporter.report),
 	}
 	return func(ctx context.Context) error {
 		var events sync.WaitGroup

@@ -79,7 +79,7 @@ func testProcess(t *testing.T, dir string, args ...string) *process {
 	f, _ := parseFlags(t, append([]string{
 		"--manifests=" + dir, "--hostname-override=n1", "--bind-address=172.18.0.11", "--cluster-cidr=10.244.0.0/16",
 		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
-		"--healthz-bind-address=", "--metrics-bind-address=",
+		"--healthz-bind-address=", "--metrics-bind-address=", "--oom-score-adj=0", "--status-socket=",
 	}, args...)...)
 	cfg, err := f.config()
 	if err != nil {

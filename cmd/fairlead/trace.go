@@ -14,22 +14,24 @@ import (
 )
 
 const traceUsage = `fairlead trace explains what happens to the first packet of a connection: who
-may answer it and why, and which rules it meets on the node the flags describe,
-in ipvs mode also which sets and virtual servers. Rules of other programs are not
-looked at.
+may answer it and why, and which rules it meets, in ipvs mode also which sets and
+virtual servers. Rules of other programs are not looked at.
+
+Without --file, --kubeconfig and --master the fairlead that runs on this node is asked
+about what it has in force. Else objects are read, and the flags describe the node.
 
 The caller is an address, or "pod" (some pod on the node), "host" (the node
 itself) or "outside" (somebody else).
 
 Usage:
+  fairlead trace --from CALLER --to ADDR:PORT
   fairlead trace -f FILE-OR-FOLDER --from CALLER --to ADDR:PORT [flags]
   fairlead trace --kubeconfig FILE --from CALLER --to ADDR:PORT [flags]`
 
 // traceFlags are the flags of the subcommand.
 type traceFlags struct {
 	worldFlags
-	From, In, To, Proto string
-	All                 bool
+	question
 }
 
 func (t *traceFlags) addTrace(fs *pflag.FlagSet) {
@@ -38,6 +40,7 @@ func (t *traceFlags) addTrace(fs *pflag.FlagSet) {
 	fs.StringVar(&t.To, "to", "", "destination, ADDR:PORT; ADDR for ICMP")
 	fs.StringVar(&t.Proto, "proto", "tcp", "protocol: tcp, udp, sctp or icmp")
 	fs.BoolVar(&t.All, "all", false, "print the rules on the way to every endpoint, not only to one")
+	t.Status.addAsk(fs)
 	t.add(fs)
 	t.addSource(fs)
 	t.addLog(fs)
@@ -46,27 +49,25 @@ func (t *traceFlags) addTrace(fs *pflag.FlagSet) {
 // trace is the subcommand.
 func (c command) trace(ctx context.Context, args []string) error {
 	var t traceFlags
-	if _, err := c.parse(traceUsage, args, t.addTrace); err != nil {
+	fs, err := c.parse(traceUsage, args, t.addTrace)
+	if err != nil {
 		return err
 	}
-	req, err := t.request()
-	dst, protocol, toErr := parseTarget(t.To, t.Proto)
-	err = errors.Join(err, toErr)
-	if t.From == "" {
-		err = errors.Join(err, errors.New("--from: is required"))
+	if t.live() {
+		return c.traceLive(ctx, fs, &t)
 	}
-	if err != nil {
+	req, err := t.request()
+	if err := errors.Join(err, t.check()); err != nil {
 		return usageError(err)
 	}
 	snap, bad, err := c.observe(ctx, &t.worldFlags, req)
 	if err != nil {
 		return err
 	}
-	flow, err := caller(t.From, t.In, dst.Addr(), &snap.Node)
+	flow, err := t.flow(&snap.Node)
 	if err != nil {
 		return usageError(err)
 	}
-	flow.Protocol, flow.Dst = protocol, dst
 	if err := c.explain(snap, req.simulator(&t.flags), flow, t.All); err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func awaitNode(ctx context.Context, nodes nodeGetter, name, detect string, log *
 			return info, nil
 		case missing == lacksPodCIDRs && waited >= podCIDRWait:
 			return info, errors.Join(fmt.Errorf("no pod CIDRs in Node %s for %s, and --detect-local-mode=NodeCIDR goes by them", name, podCIDRWait), err)
-		case missing == lacksAddress && waited >= addressWait && detect != detectNodeCIDR:
+		case missing == lacksAddress && waited >= addressWait:
 			log.Error("the address of this node is not known to the API server; going on without", "node", name, "err", err)
 			return info, nil
 		}

@@ -53,6 +53,7 @@ func FairleadMode(path string, mode Mode, variant string, extra ...string) Progr
 	p := Program{Path: path, Mode: mode, Args: []string{
 		"--iptables-variant=" + variant, "--hostname-override=n1", "--v=2",
 		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=" + metricsAt.String(),
+		"--status-socket=", // the usual path is one for all namespaces
 	}}
 	switch mode {
 	case IPVS, IPVSDevice:

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 )
 
 // sealLength is the length of the name of a seal.
@@ -54,7 +55,8 @@ func (k *Keeper) Forget() {
 }
 
 // Keep makes the tables have want and nothing else of ours, and reports whether
-// they had not. Each table is changed at once, mangle first.
+// they had not. Each table is changed at once, mangle first, unless nothing of ours
+// is in nat: then packets have to find there what they are sent for by mangle.
 func (k *Keeper) Keep(ctx context.Context, want *Ruleset) (wrote bool, err error) {
 	f := want.Family
 	seal := sealOf(want)
@@ -79,11 +81,31 @@ func (k *Keeper) Keep(ctx context.Context, want *Ruleset) (wrote bool, err error
 		k.remember(f, have)
 		return false, nil
 	}
+	translateFirst(have, r)
 	if err := k.run.Restore(ctx, r); err != nil {
 		return false, fmt.Errorf("write %v rules: %w", f, err)
 	}
 	delete(k.sums, f)
 	return true, nil
+}
+
+// translateFirst has the table nat written before all others if nothing of ours is in
+// it yet.
+func translateFirst(have *State, r *Restore) {
+	for ref := range have.Chains {
+		if ref.Table == NAT {
+			return
+		}
+	}
+	slices.SortStableFunc(r.Tables, func(a, b TableRestore) int {
+		rank := func(t TableRestore) int {
+			if t.Table == NAT {
+				return 0
+			}
+			return 1
+		}
+		return rank(a) - rank(b)
+	})
 }
 
 // Remove removes all that is ours in a family.

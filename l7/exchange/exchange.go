@@ -46,22 +46,23 @@ const Unknown int64 = -1
 // token, the host is valid, the path is canonical (route.Canonical), and the Header
 // has no field that is wrong by RFC 9110.
 type Request struct {
-	Method   string
-	Protocol Protocol
-	Secure   bool   // the client speaks TLS, to us or (as a trusted peer says) to somebody in front of us
-	Host     string // in lower case, without the default port; what routes are found by
-	Port     string // the port in the Host field, or empty
-	RawHost  string // Host as received, which is what backends get by default
-	Path     string // canonical: what is matched is what is forwarded
-	RawPath  string // as received, for logs and for X-Original-URI
-	Query    string // without the question mark, never touched
-	HasQuery bool   // there is a question mark, even if nothing follows
-	Header   Header // without hop-by-hop fields, framing and Host
-	Length   int64  // of the body: 0 means there is none, Unknown that it ends when it ends
-	Body     io.Reader
-	Trailer  *Header // filled in when Body is at its end; nil if there can be none
-	Upgrade  string  // the protocol asked for, "websocket" or nothing: no other is ever passed on
-	Trailers bool    // the client takes trailers (TE: trailers)
+	Method    string
+	Protocol  Protocol
+	Secure    bool   // the client speaks TLS, to us or (as a trusted peer says) to somebody in front of us
+	Host      string // in lower case, without the default port; what routes are found by
+	Port      string // the port in the Host field, or empty
+	RawHost   string // Host as received, which is what backends get by default
+	Path      string // canonical: what is matched is what is forwarded
+	RawPath   string // as received, for logs and for X-Original-URI
+	Query     string // without the question mark, never touched
+	HasQuery  bool   // there is a question mark, even if nothing follows
+	Header    Header // without hop-by-hop fields, framing and Host
+	Length    int64  // of the body: 0 means there is none, Unknown that it ends when it ends
+	Body      io.Reader
+	Trailer   *Header  // filled in when Body is at its end; nil if there can be none
+	Announced []string // the names of fields that the client says will be in Trailer, as far as is known
+	Upgrade   string   // the protocol asked for, "websocket" or nothing: no other is ever passed on
+	Trailers  bool     // the client takes trailers (TE: trailers)
 
 	Client  netip.AddrPort       // who asks, after PROXY protocol and trusted X-Forwarded-For
 	Peer    netip.AddrPort       // the other end of the connection

@@ -87,6 +87,8 @@ type Gate struct {
 
 	tls *tls.ConnectionState // the handler's: once asked for
 
+	direct direct // for Next
+
 	gone gone
 	deadline
 	writeArmed time.Time
@@ -162,9 +164,12 @@ func (g *Gate) head() error {
 		}
 		own := g.headDeadline()
 		// A head that has begun is no pause between requests any more.
-		g.alone = g.r < len(g.buf) && !own.IsZero()
+		g.alone = g.r < len(g.buf) && (g.direct.on || !own.IsZero())
 		err := g.fill(own)
-		g.alone = false
+		g.alone = g.direct.on
+		if err == nil && !g.stir() {
+			err = net.ErrClosed
+		}
 		if err != nil {
 			return g.headError(err)
 		}
@@ -245,7 +250,11 @@ func (g *Gate) accept(end, lines int) {
 		g.state = g.rest
 	}
 	g.waited, g.came = 0, 0
-	g.announce(q)
+	g.direct.broke = nil
+	g.direct.ended.Store(q.Length == 0)
+	if !g.direct.on {
+		g.announce(q)
+	}
 }
 
 // announce writes the head that the server gets. After a request to change the protocol the connection
@@ -282,6 +291,7 @@ func (g *Gate) announce(q *Request) {
 func (g *Gate) refuse(q *Request, bad *Error) {
 	g.cfg.Stats.refuse(bad)
 	q.Refused = bad
+	g.direct.ended.Store(true)
 	b := append(g.outline[:0], "GET /"...)
 	b = strconv.AppendUint(b, q.Number, 10)
 	g.out = append(b, " HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"...)

@@ -12,6 +12,9 @@ const (
 	// gets to read why before its own bytes meet a closed socket.
 	lingerBytes = 256 << 10
 	lingerTime  = 500 * time.Millisecond
+	// lingerSlow bytes are read every lingerStep after that.
+	lingerSlow = 16 << 10
+	lingerStep = 10 * time.Millisecond
 )
 
 func (g *Gate) body(p []byte) (int, error) {
@@ -213,10 +216,23 @@ func (g *Gate) Close() error {
 	}
 	g.cfg.Stats.Open.Add(-1)
 	if g.lingers.Load() && g.CloseWrite() == nil {
-		g.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-		io.CopyN(io.Discard, onlyReader{g.Conn}, lingerBytes)
+		g.linger()
 	}
 	return g.Conn.Close()
+}
+
+// linger hears the client out, but no faster than slowly once it has said lingerBytes: it may well be sending without
+// looking whether there is an answer.
+func (g *Gate) linger() {
+	end := time.Now().Add(lingerTime)
+	if g.Conn.SetReadDeadline(end) != nil {
+		return
+	}
+	_, err := io.CopyN(io.Discard, onlyReader{g.Conn}, lingerBytes)
+	for err == nil && time.Now().Before(end) {
+		time.Sleep(lingerStep)
+		_, err = io.CopyN(io.Discard, onlyReader{g.Conn}, lingerSlow)
+	}
 }
 
 // onlyReader hides WriteTo, which may not be used with a deadline in mind.

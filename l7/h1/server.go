@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
 )
@@ -97,12 +96,11 @@ func Hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
 	if !ok {
 		return conn, early, nil
 	}
-	if g.state != inRaw {
-		return nil, nil, errors.Join(errors.New("taking over a connection on which no other protocol was asked for"), conn.Close())
+	released, more, err := g.Release()
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
 	}
-	early = append(early, g.buf[g.r:]...)
-	g.recycle()
-	return &released{Conn: g.Conn, gate: g}, early, g.Conn.SetDeadline(time.Time{})
+	return released, append(early, more...), nil
 }
 
 // released counts the end of a connection that has left its Gate.

@@ -147,6 +147,9 @@ func (b *Builder) spoil(names map[service.Name]struct{}) {
 	}
 }
 
+// Ingress returns the Ingress of that name, ours or not, or nil.
+func (b *Builder) Ingress(name service.Name) *Ingress { return b.ingresses[name] }
+
 // Secret returns the Secret of that name, or nil.
 func (b *Builder) Secret(name service.Name) *Secret {
 	if s := b.secrets[name]; s != nil {

@@ -22,6 +22,7 @@ type Document struct {
 	Serving      bool                  `json:"ready"`
 	Why          string                `json:"notReadyBecause,omitempty"`
 	Classes      []DocumentClass       `json:"classes"`
+	Ingresses    []string              `json:"ingresses"` // namespace/name of those that are served
 	Listeners    []DocumentListener    `json:"listeners"`
 	Hosts        []DocumentHost        `json:"hosts"`
 	Backends     []DocumentBackend     `json:"backends"`
@@ -130,7 +131,8 @@ func document(v *View, now time.Time) *Document {
 	d := &Document{
 		Version: v.Version, Started: v.Started.UTC(), Now: now.UTC(), Generation: v.Generation, Applied: v.Applied.UTC(),
 		Serving: v.Serving, Why: v.Why,
-		Classes: each(v.Classes, func(c *Class) DocumentClass { return DocumentClass(*c) }),
+		Classes:   each(v.Classes, func(c *Class) DocumentClass { return DocumentClass(*c) }),
+		Ingresses: each(v.Ingresses, func(n *service.Name) string { return n.String() }),
 		Listeners: each(v.Listeners, func(l *Listener) DocumentListener {
 			return DocumentListener{l.Name, l.Address, l.Protocol, l.Open, l.Accepted, l.Problem}
 		}),
@@ -144,6 +146,7 @@ func document(v *View, now time.Time) *Document {
 		d.Why = ""
 	}
 	slices.SortStableFunc(d.Classes, func(a, b DocumentClass) int { return cmp.Compare(a.Name, b.Name) })
+	slices.Sort(d.Ingresses)
 	slices.SortStableFunc(d.Hosts, func(a, b DocumentHost) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortStableFunc(d.Backends, func(a, b DocumentBackend) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortStableFunc(d.Problems, func(a, b DocumentProblem) int {

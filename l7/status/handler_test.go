@@ -45,6 +45,7 @@ func filled() View {
 		Version: "v1.2.3", Started: now().Add(-time.Hour), Now: now(), Generation: 42, Applied: now().Add(-time.Minute), Serving: true,
 		Classes:   []Class{{Name: "nginx", Controller: "k8s.io/ingress-nginx", Dialect: "nginx", Ingresses: 3}, {Name: "fairlead", Controller: "fairlead.io/ingress", Dialect: "strict"}},
 		Listeners: []Listener{{Name: "http", Address: "[::]:80", Protocol: "HTTP/1.1", Open: 3, Accepted: 77}, {Name: "https", Address: "[::]:443", Problem: "address already in use"}},
+		Ingresses: []service.Name{{Namespace: "shop", Name: "web"}, {Namespace: "default", Name: "all"}},
 		Hosts: []Host{
 			{Name: "shop.example.com", Dialect: "nginx", TLS: true, Paths: []Path{
 				{Path: "/b", Kind: "Prefix", Ingress: "shop/web", Backend: "shop/front:http", Policies: []string{"cors", "limits"}, Canary: "shop/next:80, 10 of 100"},
@@ -369,6 +370,7 @@ func TestJSONNames(t *testing.T) {
 	}
 	for key, want := range map[string]string{
 		"version": `"v1.2.3"`, "started": `"2026-03-04T04:06:07Z"`, "now": `"2026-03-04T05:06:07Z"`, "generation": `42`, "applied": `"2026-03-04T05:05:07Z"`, "ready": `true`,
+		"ingresses": `["default/all","shop/web"]`,
 		"counters":  `[{"name":"retries","value":5}]`,
 		"listeners": `[{"accepted":77,"address":"[::]:80","name":"http","open":3,"protocol":"HTTP/1.1"},{"accepted":0,"address":"[::]:443","name":"https","open":0,"problem":"address already in use","protocol":""}]`,
 		"problems": `[{"field":"spec.rules[0]","kind":"Ingress","message":"there is no such Service","name":"web","namespace":"shop","reason":"BackendMissing"},` +

@@ -19,6 +19,7 @@ type View struct {
 	Why        string    // if not Serving, why not
 
 	Classes      []Class
+	Ingresses    []service.Name // that are served: those that get a status in a cluster
 	Listeners    []Listener
 	Hosts        []Host
 	Backends     []Backend

@@ -167,11 +167,11 @@ func (s *session) join(resp *exchange.Response) {
 	}
 	s.wrote, s.done.Status = true, resp.Status
 	e := s.engine
-	if !e.tunnels.add(conn) {
+	if !e.tunnels.Add(conn) {
 		s.done.Err = errors.Join(net.ErrClosed, conn.Close())
 		return
 	}
-	defer e.tunnels.remove(conn)
+	defer e.tunnels.Remove(conn)
 	e.stats.Tunnels.Add(1)
 	defer e.stats.Tunnels.Add(-1)
 	if s.done.Err = switching(conn, s.x.Request.Upgrade, resp.Header); s.done.Err != nil {

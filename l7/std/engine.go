@@ -14,32 +14,15 @@ import (
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/certs"
-	"github.com/fairlead-project/fairlead/l7/exchange"
 	"github.com/fairlead-project/fairlead/l7/h1"
+	"github.com/fairlead-project/fairlead/l7/wire"
 )
 
-// A Handler answers requests. Its methods are called by many goroutines at the same time.
-type Handler interface {
-	// Handle puts an answer into x.Response. If there is one already, the engine has refused the request
-	// for how it was written, and only its looks may be changed. Of an answer with status 101, Tunnel does the rest.
-	Handle(x *exchange.Exchange)
-
-	// Tunnel joins a client whose request was answered with 101 to whoever has answered. early is what the
-	// client has sent already. It closes client.
-	Tunnel(x *exchange.Exchange, client net.Conn, early []byte) (in, out int64, err error)
-
-	// Done is called once for each x that Handle was, when everything is over.
-	Done(x *exchange.Exchange, d Done)
-}
+// A Handler answers requests, under whichever server.
+type Handler = wire.Handler
 
 // Done says how an exchange ended.
-type Done struct {
-	Status  int    // that the client was told; 0 if none could be
-	In, Out int64  // bytes of bodies
-	Err     error  // why the answer is not whole: the body's own error, or the client's
-	Panic   any    // what a Handler has panicked with
-	Stack   []byte // where, if it has
-}
+type Done = wire.Done
 
 // A Settings is what connections are treated by. It can be replaced while they stand: those that come later go by the new one.
 type Settings struct {
@@ -69,6 +52,9 @@ type Config struct {
 	Handshook func(*tls.ConnectionState)
 
 	MaxConns int64 // 0 means 65,536
+
+	// NetHTTP has net/http serve HTTP/1.1, too, in place of package wire.
+	NetHTTP bool
 }
 
 // handshakeTimeout bounds a whole TLS handshake.
@@ -80,6 +66,7 @@ type Engine struct {
 	stats   Stats
 	live    sync.Map // net.Conn that a server has or had: *connection
 	tunnels tunnels
+	wire    *wire.Server // of HTTP/1.1; nil: net/http is
 
 	mu       sync.Mutex
 	current  *generation              // of connections to come
@@ -106,6 +93,12 @@ func New(c Config) *Engine {
 	}
 	e := &Engine{cfg: c, all: make(map[*generation]struct{}), conns: make(map[net.Conn]struct{}), stopping: make(chan struct{})}
 	e.tunnels.open = make(map[net.Conn]struct{})
+	if !c.NetHTTP {
+		e.wire = wire.New(wire.Config{
+			Handler: c.Handler, Tunnels: &e.tunnels, Leaving: &e.leaving,
+			Active: &e.stats.Active, Open: &e.stats.Tunnels, Panics: &e.stats.Panics,
+		})
+	}
 	e.Configure(c.Settings)
 	return e
 }
@@ -275,7 +268,10 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	}
 	e.mu.Unlock()
 	var group sync.WaitGroup
-	errs := make([]error, len(all))
+	errs := make([]error, len(all)+1)
+	if e.wire != nil {
+		group.Go(func() { errs[len(all)] = e.wire.Shutdown(ctx) })
+	}
 	for i, g := range all {
 		group.Go(func() {
 			if errs[i] = g.server.Shutdown(ctx); errs[i] != nil {

@@ -76,6 +76,25 @@ type place struct {
 	plain, safe net.Listener
 }
 
+// A starter is start for one of the servers of HTTP/1.1.
+type starter func(t *testing.T, h Handler, change func(*Config)) *place
+
+// both runs a test with our own server of HTTP/1.1 and with net/http's.
+func both(t *testing.T, test func(*testing.T, starter)) {
+	for _, netHTTP := range []bool{false, true} {
+		t.Run(map[bool]string{false: "fairlead", true: "std"}[netHTTP], func(t *testing.T) {
+			test(t, func(t *testing.T, h Handler, change func(*Config)) *place {
+				return start(t, h, func(c *Config) {
+					c.NetHTTP = netHTTP
+					if change != nil {
+						change(c)
+					}
+				})
+			})
+		})
+	}
+}
+
 func start(t *testing.T, h Handler, change func(*Config)) *place {
 	t.Helper()
 	pair, err := certs.SelfSigned(time.Now(), "a.com")
@@ -116,6 +135,8 @@ func start(t *testing.T, h Handler, change func(*Config)) *place {
 	})
 	return p
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func listen(t *testing.T) net.Listener {
 	t.Helper()

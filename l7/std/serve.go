@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/textproto"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -180,6 +182,7 @@ func (s *session) beginHTTP2() {
 		s.body.interrupt = func() { r.Body.Close() }
 		s.body.watch.gap, s.body.watch.cut = gate.BodyGap, s.body.interrupt
 		x.Trailer = new(exchange.Header)
+		x.Announced = slices.Collect(maps.Keys(r.Trailer))
 		s.body.trailer = func() {
 			for name, values := range r.Trailer {
 				for _, v := range values {
@@ -253,7 +256,7 @@ type requestBody struct {
 	wanted    atomic.Bool // somebody has tried to read it
 	watch     watch       // of HTTP/2
 	ended     atomic.Bool // io.EOF has been read
-	broken    atomic.Bool // Interrupt has been called
+	broken    atomic.Bool // it cannot be read any more: the client's fault, or Interrupt has been called
 }
 
 // unread reports whether there is a body in a connection of HTTP/1.1 that has not been read to its end.
@@ -291,6 +294,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.from.Read(p)
 	late := b.watch.end()
 	b.n.Add(int64(n))
+	if err != nil && err != io.EOF {
+		b.broken.Store(true)
+	}
 	if late && err != nil && err != io.EOF {
 		return n, os.ErrDeadlineExceeded
 	}

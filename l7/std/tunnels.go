@@ -15,8 +15,8 @@ type tunnels struct {
 	none chan struct{} // if not nil: closed when open is empty
 }
 
-// add notes one more; it is to be closed if that is not possible any more.
-func (t *tunnels) add(c net.Conn) bool {
+// Add notes one more; it is to be closed if that is not possible any more.
+func (t *tunnels) Add(c net.Conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cut {
@@ -26,8 +26,8 @@ func (t *tunnels) add(c net.Conn) bool {
 	return true
 }
 
-// remove notes the end of one.
-func (t *tunnels) remove(c net.Conn) {
+// Remove notes the end of one.
+func (t *tunnels) Remove(c net.Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.open, c)

@@ -47,6 +47,10 @@ func (e *Engine) welcome(ctx context.Context, a *connection, conn net.Conn) {
 	case err != nil:
 		a.turnAway(conn, err)
 	case ready == nil: // somebody else's now
+	case e.wire != nil && isGate(ready):
+		e.letGo(conn)
+		defer a.end()
+		e.wire.Serve(ready.(*h1.Gate))
 	default:
 		e.live.Store(ready, a)
 		if !a.generation.conns.put(ready) {
@@ -54,6 +58,12 @@ func (e *Engine) welcome(ctx context.Context, a *connection, conn net.Conn) {
 			a.turnAway(ready, net.ErrClosed)
 		}
 	}
+}
+
+// isGate tells HTTP/1.1 from HTTP/2.
+func isGate(c net.Conn) bool {
+	_, ok := c.(*h1.Gate)
+	return ok
 }
 
 // survive keeps what goes wrong with one connection from ending all.
@@ -188,7 +198,7 @@ func (c *connection) pass(conn net.Conn, take func(net.Conn)) error {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	if !c.engine.tunnels.add(conn) {
+	if !c.engine.tunnels.Add(conn) {
 		return net.ErrClosed
 	}
 	c.stats.Passthrough.Add(1)
@@ -197,7 +207,7 @@ func (c *connection) pass(conn net.Conn, take func(net.Conn)) error {
 }
 
 func (c *connection) passed(conn net.Conn, take func(net.Conn)) {
-	defer c.engine.tunnels.remove(conn)
+	defer c.engine.tunnels.Remove(conn)
 	defer c.end()
 	defer c.survive(conn)
 	take(conn)

@@ -43,7 +43,7 @@ type Target struct {
 	// Host is for the Host field in place of the client's.
 	Host     string
 	Timeouts Timeouts
-	// Head is the room for the head of an answer of HTTP/1.1; 0 means that of the Config.
+	// Head is the room for the head of an answer, up to 1 MiB; 0 means that of the Config.
 	Head int
 	// Fresh asks for a new connection, after a kept one has failed.
 	Fresh bool

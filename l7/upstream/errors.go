@@ -100,6 +100,7 @@ var (
 	errInterim    = errors.New("too many interim answers")
 	errSwitch     = errors.New("the endpoint changed to a protocol that was not asked for")
 	errShort      = errors.New("the body was shorter than announced")
+	errLongHead   = errors.New("the head of the answer is longer than the rule allows")
 	errGone       = errors.New("the client is closed")
 	errBodyClosed = errors.New("reading a body that has been closed")
 )

@@ -54,7 +54,7 @@ func (c *Client) transport(k key) *http.Transport {
 	t := &http.Transport{
 		Protocols: &protocols, DisableCompression: true,
 		IdleConnTimeout:        c.cfg.Load().IdleTimeout,
-		MaxResponseHeaderBytes: int64(c.cfg.Load().Limits.Head),
+		MaxResponseHeaderBytes: h2MaxHead, // and what the rule says, for each answer
 		TLSHandshakeTimeout:    c.cfg.Load().Timeouts.Connect,
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second,
@@ -104,8 +104,32 @@ func (t *trial) h2() (*exchange.Response, *Error) {
 	if rerr != nil {
 		return nil, call.failed(ctx, rerr)
 	}
+	limit := t.to.Head
+	if limit == 0 {
+		limit = t.client.cfg.Load().Limits.Head
+	}
+	if headSize(resp) > limit {
+		resp.Body.Close()
+		err := call.failed(ctx, errLongHead)
+		err.Answered = true
+		return nil, err
+	}
 	t.record().Header = time.Since(t.began)
 	return call.response(ctx, resp), nil
+}
+
+// h2MaxHead is the room that there is for the head of an answer at most.
+const h2MaxHead = 1 << 20
+
+// headSize is how long the head of resp would be in HTTP/1.1, which is what limits are in.
+func headSize(resp *http.Response) int {
+	n := len("HTTP/1.1 200 OK\r\n\r\n")
+	for name, values := range resp.Header {
+		for _, v := range values {
+			n += len(name) + len(": ") + len(v) + len("\r\n")
+		}
+	}
+	return n
 }
 
 // An h2call is one request over HTTP/2 until the end of its answer.
@@ -148,6 +172,15 @@ func (h *h2call) request(ctx context.Context, secure bool) (*http.Request, *Erro
 			seeker.Seek(0, io.SeekStart)
 		}
 		req.Body = h.sent
+		if r.Trailer != nil {
+			req.Trailer = make(http.Header, len(r.Announced))
+			for _, name := range r.Announced {
+				if h1.TrailerAllowed(name) && h1.ValidToken(name) {
+					req.Trailer[textproto.CanonicalMIMEHeaderKey(name)] = nil
+				}
+			}
+			h.sent.ended = func() { addTrailer(req.Trailer, *r.Trailer) }
+		}
 	}
 	return req.WithContext(httptrace.WithClientTrace(ctx, h.trace())), nil
 }
@@ -185,6 +218,19 @@ func h2header(r *exchange.Request) http.Header {
 		header["User-Agent"] = []string{""} // the Transport would put itself there
 	}
 	return header
+}
+
+// addTrailer adds the fields that came after a request's body, in time for the Transport, which looks at them after the
+// body's end, announced or not.
+func addTrailer(to http.Header, from exchange.Header) {
+	for name := range to {
+		to[name] = nil // of an earlier try
+	}
+	for _, f := range from {
+		if h1.TrailerAllowed(f.Name) && h1.ValidToken(f.Name) && h1.ValidValue(f.Value) {
+			to.Add(f.Name, f.Value)
+		}
+	}
 }
 
 // fields turns a header of net/http's into ours.
@@ -292,12 +338,13 @@ func (b *h2body) Close() error {
 // An h2upload is a request's body. The Transport may read it for longer than it asks for; after
 // abandon nobody reads from the client any more.
 type h2upload struct {
-	mu   sync.Mutex // held while reading
-	body io.Reader
-	gone chan struct{}
-	once sync.Once
-	any  atomic.Bool
-	bad  atomic.Pointer[error]
+	mu    sync.Mutex // held while reading
+	body  io.Reader
+	ended func() // nil: the end of the body is the end of the request
+	gone  chan struct{}
+	once  sync.Once
+	any   atomic.Bool
+	bad   atomic.Pointer[error]
 }
 
 // Read reads from the client.
@@ -313,8 +360,12 @@ func (u *h2upload) Read(p []byte) (int, error) {
 	if n > 0 {
 		u.any.Store(true)
 	}
-	if err != nil && err != io.EOF {
+	switch {
+	case err == nil:
+	case err != io.EOF:
 		u.bad.Store(&err)
+	case u.ended != nil:
+		u.ended()
 	}
 	return n, err
 }

@@ -158,16 +158,31 @@ func TestH2Failures(t *testing.T) {
 	}
 }
 
+// An awaited body is a waiting one that says when it is waited for.
+type awaited struct {
+	waiting
+	once  sync.Once
+	began chan struct{}
+}
+
+func (a *awaited) Read(p []byte) (int, error) {
+	if a.first == "" {
+		a.once.Do(func() { close(a.began) })
+	}
+	return a.waiting.Read(p)
+}
+
 // TestH2EarlyAnswer ends a request whose body has not come yet.
 func TestH2EarlyAnswer(t *testing.T) {
+	body := &awaited{waiting: waiting{first: "part", done: make(chan struct{})}, began: make(chan struct{})}
 	s := h2c(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "HEAD" {
 			w.Header().Set("Content-Length", "5")
 		}
+		<-body.began
 		w.WriteHeader(403)
 	})
 	c := client(t, upstream.Config{})
-	body := &waiting{first: "part", done: make(chan struct{})}
 	resp, err := c.Do(ask(t, "POST", "/", body, 100), upstream.Target{Addr: addrOf(s.Listener.Addr()), Protocol: upstream.GRPC})
 	if err != nil {
 		t.Fatal(err)

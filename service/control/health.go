@@ -23,6 +23,8 @@ type Health struct {
 	running    time.Time // when the sync or audit that is running began, or zero
 	last       time.Time // when the last successful sync ended, or zero
 	ineligible bool
+	stopping   bool
+	answers    map[answer]float64
 }
 
 // NewHealth returns the Health of a loop that has just started. The timeout
@@ -44,11 +46,29 @@ func (h *Health) SetNodeEligible(eligible bool) {
 	h.ineligible = !eligible
 }
 
+// Stopping says that the program is about to end. From now on load balancers are
+// told to look elsewhere, at /healthz and at health-check node ports, and /readyz
+// fails; /livez does not, for there is nothing to be restarted. What is in force
+// goes on serving whoever comes all the same.
+func (h *Health) Stopping() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopping = true
+}
+
 // Healthy reports whether the node keeps up with the changes it is told of.
 func (h *Health) Healthy() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.healthy(time.Now())
+}
+
+// serving reports what health-check node ports say: whether the node keeps up, and
+// will for a while.
+func (h *Health) serving() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.stopping && h.healthy(time.Now())
 }
 
 func (h *Health) healthy(now time.Time) bool {
@@ -90,7 +110,7 @@ type healthBody struct {
 	CurrentTime  time.Time               `json:"currentTime"`
 	NodeEligible *bool                   `json:"nodeEligible,omitempty"` // /healthz only
 	Healthy      bool                    `json:"healthy"`
-	Status       map[string]familyStatus `json:"status"` // by name of the family
+	Status       map[string]familyStatus `json:"status,omitempty"` // by name of the family; none before the first sync
 }
 
 type familyStatus struct {
@@ -98,36 +118,58 @@ type familyStatus struct {
 	Healthy     bool      `json:"healthy"`
 }
 
-// body returns what to answer now, and whether the node is eligible. While all is
-// well the time of the last update is now, as it was when rules were rewritten
-// periodically: load balancers look at its age.
-func (h *Health) body() (healthBody, bool) {
+// A verdict is what each of the pages comes down to.
+type verdict struct{ keepsUp, eligible, prepared, stays bool }
+
+// of returns whether a page is answered with 200.
+func (v verdict) of(page string) bool {
+	switch page {
+	case "healthz":
+		return v.keepsUp && v.eligible && v.stays
+	case "readyz":
+		return v.keepsUp && v.prepared && v.stays
+	default:
+		return v.keepsUp
+	}
+}
+
+// look returns what to answer now. While all is well the time of the last update
+// is now, as it was when rules were rewritten periodically: load balancers look at
+// its age.
+func (h *Health) look() (healthBody, verdict) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	b := healthBody{
-		LastUpdated: h.last, CurrentTime: now, Healthy: h.healthy(now),
-		Status: make(map[string]familyStatus, len(h.families)),
+	b := healthBody{LastUpdated: h.last, CurrentTime: now, Healthy: h.healthy(now)}
+	if !h.last.IsZero() {
+		b.Status = make(map[string]familyStatus, len(h.families))
+		for _, f := range h.families {
+			b.Status[f.String()] = familyStatus{LastUpdated: h.last, Healthy: b.Healthy}
+		}
 	}
-	for _, f := range h.families {
-		b.Status[f.String()] = familyStatus{LastUpdated: h.last, Healthy: b.Healthy}
-	}
-	return b, !h.ineligible
+	return b, verdict{keepsUp: b.Healthy, eligible: !h.ineligible, prepared: !h.last.IsZero(), stays: !h.stopping}
 }
 
-// Handler returns the handler of /healthz and /livez. Both answer 200 or 503 and
-// count that in m. A load balancer asks /healthz, which also fails when the node
-// is about to leave; a supervisor asks /livez.
+// Handler returns the handler of /healthz, /livez and /readyz. They answer 200 or
+// 503; the first two count that in m, as kube-proxy does. A load balancer asks
+// /healthz, which also fails when the node or the program is about to leave; a
+// supervisor asks /livez; whoever replaces one fairlead by another asks /readyz,
+// which fails until everything is in force for the first time.
 func (h *Health) Handler(m *Metrics) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
-		b, eligible := h.body()
+		b, v := h.look()
+		eligible := v.eligible && v.stays
 		b.NodeEligible = &eligible
-		countCode(m.healthz, b.write(w, b.Healthy && eligible))
+		countCode(m.healthz, b.write(w, h.said("healthz", v)))
 	})
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
-		b, _ := h.body()
-		countCode(m.livez, b.write(w, b.Healthy))
+		b, v := h.look()
+		countCode(m.livez, b.write(w, h.said("livez", v)))
+	})
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		b, v := h.look()
+		b.write(w, h.said("readyz", v))
 	})
 	return mux
 }

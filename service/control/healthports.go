@@ -20,8 +20,8 @@ import (
 
 // HealthPorts answers on the health-check node ports of Services: a load balancer
 // learns there whether this node has an endpoint of its own. It answers 200 if
-// there is one and the node keeps up with changes, else 503, on every path and
-// method, as kube-proxy does.
+// there is one, the node keeps up with changes and fairlead is not about to end,
+// else 503, on every path and method, as kube-proxy does.
 //
 // Where there are several node addresses to listen on, each has a listener of
 // its own. Sync and Close must not be called concurrently.
@@ -127,7 +127,7 @@ type portBody struct {
 func (h *HealthPorts) handler(l *healthListener) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		p := l.port.Load()
-		b := portBody{LocalEndpoints: p.Local, Healthy: h.health.Healthy()}
+		b := portBody{LocalEndpoints: p.Local, Healthy: h.health.serving()}
 		b.Service.Namespace, b.Service.Name = p.Service.Namespace, p.Service.Name
 		text, err := json.MarshalIndent(b, "", "\t")
 		if err != nil {

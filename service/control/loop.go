@@ -209,7 +209,7 @@ func (l *Loop) succeeded(snap *service.Snapshot, rep service.Report, end time.Ti
 	}
 	l.deviations = rep.Deviations
 	l.tell(nil)
-	l.cfg.Metrics.inForce(prev, snap)
+	l.cfg.Metrics.inForce(l.cfg.Families, prev, snap)
 	l.cfg.Metrics.programmed(l.cfg.Families, l.triggers, end)
 	l.triggers = nil
 }

@@ -11,9 +11,10 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 )
 
-// Metrics are the loop's. Names, labels and buckets of what begins with
-// kubeproxy_ are those of kube-proxy 1.36, so that dashboards and alerts go on
-// working. One loop serves both families here: what kube-proxy measures for each
+// Metrics are the loop's. Names and labels of what begins with kubeproxy_ are those
+// of kube-proxy 1.36, and its buckets are among theirs, so that dashboards and
+// alerts go on working; below them there are finer ones, for a sync here is often
+// over before kube-proxy's first. One loop serves both families here: what kube-proxy measures for each
 // is observed for each, with the same value.
 type Metrics struct {
 	syncs                  *prometheus.HistogramVec // by family
@@ -29,7 +30,11 @@ type Metrics struct {
 	repairs, auditFailures prometheus.Counter
 	finer                  prometheus.Histogram
 
+	ports                *prometheus.GaugeVec // by family
+	deviations, problems prometheus.Gauge
+
 	lacking map[lack]int // the values behind noLocal
+	serving [service.NumFamilies]int
 }
 
 // changeMetrics count the changes of one kind of object.
@@ -54,7 +59,7 @@ func NewMetrics(reg prometheus.Registerer, version string) *Metrics {
 		reg = prometheus.NewRegistry()
 	}
 	r := registrar{reg}
-	syncBuckets := prometheus.ExponentialBuckets(0.001, 2, 15)
+	syncBuckets := syncBuckets()
 	m := &Metrics{
 		syncs:       r.histograms("kubeproxy_sync_proxy_rules_duration_seconds", "Time a sync of the rules took.", syncBuckets),
 		full:        r.histograms("kubeproxy_sync_full_proxy_rules_duration_seconds", "Time a sync took that read the kernel first.", syncBuckets),
@@ -75,16 +80,25 @@ func NewMetrics(reg prometheus.Registerer, version string) *Metrics {
 			"Time a clean-up of stale UDP flows took.", syncBuckets),
 		conntrackDeleted: r.counters("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted.", "ip_family"),
 		auditFailures:    r.counter("fairlead_audit_failures_total", "Audits that failed."),
+		ports:            r.gauges("fairlead_service_ports", "Ports of Services that are in force.", "ip_family"),
+		deviations:       r.gauge("fairlead_deviations", "Promises of Services that this dataplane cannot keep."),
+		problems:         r.gauge("fairlead_problems", "Things wrong with Services, or with this node, that somebody should look at."),
 	}
 	r.gauges("fairlead_build_info", "1, labelled with what this program was built from.", "version", "goversion").
 		WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
 
-// programmingBuckets are kube-proxy's: two below a second, one a second up to a
-// minute, then wider.
+// syncBuckets are kube-proxy's, from a millisecond to 16 seconds, and three below.
+func syncBuckets() []float64 {
+	return slices.Concat([]float64{0.0001, 0.00025, 0.0005}, prometheus.ExponentialBuckets(0.001, 2, 15))
+}
+
+// programmingBuckets are kube-proxy's, two below a second, one a second up to a
+// minute, then wider; and some where fairlead mostly is.
 func programmingBuckets() []float64 {
 	return slices.Concat(
+		[]float64{0.005, 0.01, 0.025, 0.05, 0.1},
 		prometheus.LinearBuckets(0.25, 0.25, 2),
 		prometheus.LinearBuckets(1, 1, 59),
 		prometheus.LinearBuckets(60, 5, 12),
@@ -150,6 +164,12 @@ func (m *Metrics) failures(what string) {
 	m.results.WithLabelValues("error").Inc()
 }
 
+// faults records how much is wrong at present.
+func (m *Metrics) faults(deviations, problems int) {
+	m.deviations.Set(float64(deviations))
+	m.problems.Set(float64(problems))
+}
+
 // programmed records the latency of the changes made at the times triggered.
 func (m *Metrics) programmed(families []service.Family, triggered []time.Time, now time.Time) {
 	for _, t := range triggered {
@@ -163,10 +183,17 @@ func (m *Metrics) programmed(families []service.Family, triggered []time.Time, n
 
 // inForce brings the state of Services up to date for the step from prev, which
 // must be the snapshot of the last call.
-func (m *Metrics) inForce(prev, snap *service.Snapshot) {
+func (m *Metrics) inForce(families []service.Family, prev, snap *service.Snapshot) {
 	for old, port := range snap.Changed(prev) {
 		m.count(old, -1)
 		m.count(port, +1)
+	}
+	for _, f := range families { // zero is an answer too
+		m.lacking[lack{"internal", f}] += 0
+		m.lacking[lack{"external", f}] += 0
+	}
+	for _, f := range families {
+		m.ports.WithLabelValues(f.String()).Set(float64(m.serving[f]))
 	}
 	for l, n := range m.lacking {
 		m.noLocal.WithLabelValues(l.policy, l.family.String()).Set(float64(n))
@@ -177,6 +204,7 @@ func (m *Metrics) count(p *service.Port, by int) {
 	if p == nil {
 		return
 	}
+	m.serving[p.ID.Family] += by
 	var internal, external int
 	for i := range p.Frontends {
 		fe := &p.Frontends[i]
@@ -219,6 +247,10 @@ func (r registrar) counters(name, help string, labels ...string) *prometheus.Cou
 	return register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels))
 }
 
+func (r registrar) gauge(name, help string) prometheus.Gauge {
+	return register(r, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
+}
+
 func (r registrar) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
 	return register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels))
 }
@@ -234,9 +266,7 @@ func (r registrar) histograms(name, help string, buckets []float64) *prometheus.
 func (r registrar) changes(name, objects string) changeMetrics {
 	const prefix = "kubeproxy_sync_proxy_rules_"
 	return changeMetrics{
-		total: r.counter(prefix+name+"_changes_total", "Changes of "+objects+" received."),
-		pending: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: prefix + name + "_changes_pending", Help: "Changes of " + objects + " not yet in force.",
-		})),
+		total:   r.counter(prefix+name+"_changes_total", "Changes of "+objects+" received."),
+		pending: r.gauge(prefix+name+"_changes_pending", "Changes of "+objects+" not yet in force."),
 	}
 }

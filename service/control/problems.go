@@ -20,7 +20,8 @@ const ReasonNodeDeviation = "NodeDeviation"
 // of what is in force, and more, that were not there last time.
 func (l *Loop) tell(more []service.Deviation) {
 	found := slices.Clone(l.inForce.Problems)
-	for _, d := range perService(slices.Concat(l.deviations, more)) {
+	deviations := perService(slices.Concat(l.deviations, more))
+	for _, d := range deviations {
 		reason := deviationReason
 		if d.Here {
 			reason = ReasonNodeDeviation
@@ -44,6 +45,7 @@ func (l *Loop) tell(more []service.Deviation) {
 		known[p] = true
 	}
 	l.known = known
+	l.cfg.Metrics.faults(len(deviations), len(known))
 	if len(fresh) > 0 && l.cfg.Problems != nil {
 		l.cfg.Problems(fresh)
 	}

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -127,7 +130,17 @@ func shutdown(srv *http.Server) {
 type MetricsConfig struct {
 	Gatherer  prometheus.Gatherer // required, for /metrics
 	ProxyMode string              // the bare word for /proxyMode
-	Profiling bool                // serve /debug/pprof/, for whoever can connect
+	Profiling bool                // serve /debug/pprof/ and /debug/flags/, for whoever can connect
+
+	// For /statusz, and Started for the header by which a scraper tells restarts.
+	Name       string // of the program
+	Version    string // of the program
+	Kubernetes string // the version it behaves like, such as 1.36
+	Started    time.Time
+
+	Health       *Health                  // for /metrics/slis; nil means there is none
+	Flags        func() map[string]string // for /flagz; nil means there is none
+	SetVerbosity func(string) error       // for PUT /debug/flags/v, which takes Profiling; nil means there is none
 
 	// Handlers are further paths, such as /configz.
 	Handlers map[string]http.Handler
@@ -136,21 +149,66 @@ type MetricsConfig struct {
 // MetricsHandler returns the handler of /metrics, /healthz and /proxyMode, which
 // is where cluster tests look for the mode, and of what else c asks for.
 func MetricsHandler(c MetricsConfig) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
-	mux.HandleFunc("/healthz", plain("ok"))
-	mux.HandleFunc("/proxyMode", plain(c.ProxyMode))
-	if c.Profiling {
-		mux.HandleFunc("/debug/pprof/", pprof.Index)
-		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	paths := map[string]http.Handler{
+		"/metrics":   c.metrics(c.Gatherer),
+		"/healthz":   http.HandlerFunc(ping),
+		"/proxyMode": plain(c.ProxyMode),
 	}
-	for path, h := range c.Handlers {
+	maps.Copy(paths, c.Handlers)
+	if c.Health != nil {
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(newSLIs(c.Health, c.Started))
+		paths["/metrics/slis"] = c.metrics(reg)
+	}
+	if c.Flags != nil {
+		paths["/flagz"] = c.flagz()
+	}
+	paths["/statusz"] = c.statusz(append(slices.Sorted(maps.Keys(paths)), "/statusz"))
+	mux := http.NewServeMux()
+	for path, h := range paths {
 		mux.Handle(path, h)
 	}
+	mux.HandleFunc("/healthz/ping", plain("ok"))
+	if c.Profiling {
+		c.debug(mux)
+	}
 	return mux
+}
+
+// debug adds what shows the inside of the process. These paths are not listed.
+func (c MetricsConfig) debug(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	if c.SetVerbosity != nil {
+		mux.HandleFunc("/debug/flags", flagsIndex)
+		mux.HandleFunc("/debug/flags/", flagsIndex)
+		mux.HandleFunc("/debug/flags/v", c.setVerbosity)
+	}
+}
+
+// metrics serves what is gathered, with the header of Kubernetes components that
+// says when the process began.
+func (c MetricsConfig) metrics(g prometheus.Gatherer) http.Handler {
+	h := promhttp.HandlerFor(g, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !c.Started.IsZero() {
+			w.Header().Set("Process-Start-Time-Unix", strconv.FormatInt(c.Started.Unix(), 10))
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// ping says that this server answers, which is all there is to say here: how the
+// node is, the health server says.
+func ping(w http.ResponseWriter, r *http.Request) {
+	if _, verbose := r.URL.Query()["verbose"]; verbose {
+		plain("[+]ping ok\nhealthz check passed\n")(w, r)
+		return
+	}
+	plain("ok")(w, r)
 }
 
 func plain(text string) http.HandlerFunc {

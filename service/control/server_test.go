@@ -93,6 +93,7 @@ func TestHealthAnswers(t *testing.T) {
 		ill := both(familyAnswer{synced, false})
 		checkHealth(t, h, "/livez", 503, healthAnswer{synced, now(), nil, false, ill})
 		checkHealth(t, h, "/healthz", 503, healthAnswer{synced, now(), &yes, false, ill})
+		checkHealth(t, h, "/readyz", 503, healthAnswer{synced, now(), nil, false, ill})
 	})
 	if got := ask(h, "/other").StatusCode; got != 404 {
 		t.Errorf("/other answers %d, want 404", got)
@@ -422,9 +423,9 @@ func TestMetricNames(t *testing.T) {
 		}
 	}
 	want := map[string]int{
-		"kubeproxy_sync_proxy_rules_duration_seconds":         15,
-		"kubeproxy_sync_partial_proxy_rules_duration_seconds": 15,
-		"kubeproxy_network_programming_duration_seconds":      80,
+		"kubeproxy_sync_proxy_rules_duration_seconds":         18,
+		"kubeproxy_sync_partial_proxy_rules_duration_seconds": 18,
+		"kubeproxy_network_programming_duration_seconds":      85,
 		"fairlead_network_programming_duration_seconds":       18,
 	}
 	if d := cmp.Diff(buckets, want); d != "" {

@@ -28,7 +28,7 @@ const (
 // of KubeProxyConfiguration.conntrack. Zero leaves a parameter alone.
 type Conntrack struct {
 	MaxPerCore            int // entries per CPU; zero leaves the maximum alone whatever Min says
-	Min                   int // entries, whatever the number of CPUs, up to 1,048,576
+	Min                   int // entries, unless the CPUs ask for more
 	TCPEstablishedTimeout time.Duration
 	TCPCloseWaitTimeout   time.Duration
 	TCPBeLiberal          bool // false leaves the parameter alone
@@ -65,15 +65,17 @@ func ConntrackSettings(cfg Conntrack, ncpu int) []Setting {
 	return out
 }
 
+// entries follows kube-proxy: the limit is for what the CPUs ask for, and wins over
+// Min only where they ask for more than it.
 func (c Conntrack) entries(ncpu int) int {
-	if c.MaxPerCore <= 0 {
+	switch {
+	case c.MaxPerCore <= 0:
 		return 0
+	case ncpu > maxEntries/c.MaxPerCore: // the product is above the limit
+		return maxEntries
+	default:
+		return max(c.MaxPerCore*ncpu, c.Min)
 	}
-	n := maxEntries
-	if ncpu < maxEntries/c.MaxPerCore { // else the product is above the limit
-		n = c.MaxPerCore * ncpu
-	}
-	return min(max(n, c.Min), maxEntries)
 }
 
 func seconds(d time.Duration) string {

@@ -156,5 +156,6 @@ func (s Setting) outOfReach(root string, err error) bool {
 		return globErr == nil && len(near) > 0
 	}
 	info, statErr := os.Stat(path)
-	return statErr == nil && errors.Is(err, fs.ErrPermission) && info.Mode().Perm()&0o222 == 0
+	refused := errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) // by a container engine, before the kernel could
+	return statErr == nil && refused && info.Mode().Perm()&0o222 == 0
 }

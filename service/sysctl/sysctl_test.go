@@ -31,7 +31,9 @@ func TestConntrackSettings(t *testing.T) {
 		{name: "min lifts a small machine", cfg: sysctl.Conntrack{MaxPerCore: 32768, Min: 131072}, ncpu: 2, want: sized("131072", "32768")},
 		{name: "per core", cfg: sysctl.Conntrack{MaxPerCore: 32768, Min: 131072}, ncpu: 8, want: sized("262144", "65536")},
 		{name: "limit on a large machine", cfg: sysctl.Conntrack{MaxPerCore: 32768, Min: 131072}, ncpu: 128, want: sized("1048576", "262144")},
-		{name: "limit beats min", cfg: sysctl.Conntrack{MaxPerCore: 1, Min: 4 << 20}, ncpu: 1, want: sized("1048576", "262144")},
+		{name: "min above the limit", cfg: sysctl.Conntrack{MaxPerCore: 1, Min: 4 << 20}, ncpu: 1, want: sized("4194304", "1048576")},
+		{name: "limit beats min", cfg: sysctl.Conntrack{MaxPerCore: 32768, Min: 4 << 20}, ncpu: 33, want: sized("1048576", "262144")},
+		{name: "just the limit", cfg: sysctl.Conntrack{MaxPerCore: 32768, Min: 131072}, ncpu: 32, want: sized("1048576", "262144")},
 		{name: "no overflow", cfg: sysctl.Conntrack{MaxPerCore: 1 << 62}, ncpu: 64, want: sized("1048576", "262144")},
 		{
 			name: "timeouts and flag",

@@ -25,7 +25,7 @@ type Config struct {
 	OwnedHosts     bool         // owned-hosts
 	ExternalNames  bool         // external-names
 	Passthrough    bool         // passthrough: of TLS, where an annotation wants it
-	ClassByName    string       // class-by-name=NAME, for our own controller
+	ClassByName    string       // class-by-name=NAME, for our own controller; the value of the annotation, too
 	DefaultBackend service.Name // default-backend=NAMESPACE/NAME
 }
 
@@ -34,7 +34,9 @@ func (c Config) Build(globals map[string]string) ingress.Config {
 	g, _ := annotation.ParseGlobals(globals)
 	g.SSLPassthrough = c.Passthrough
 	classes := ingress.DefaultClasses(c.Nginx)
-	classes[0].ByName = c.ClassByName
+	if c.ClassByName != "" {
+		classes[0].ByName, classes[0].Annotation = c.ClassByName, c.ClassByName
+	}
 	return ingress.Config{
 		Classes: classes, WithoutClass: c.WithoutClass, NoCatchAll: c.NoCatchAll,
 		OwnedHosts: c.OwnedHosts, ExternalNames: c.ExternalNames, Globals: &g,

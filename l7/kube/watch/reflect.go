@@ -25,6 +25,8 @@ type converted struct {
 	problems []service.Problem
 	status   *observed // of an Ingress
 
+	pod *sibling // of a Pod
+
 	isService bool // and addresses are where it is reached
 	addresses []Address
 }

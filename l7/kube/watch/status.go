@@ -27,9 +27,9 @@ const maxManager = 128
 // [StatusKind]. It writes only what differs, and only to
 //
 //   - Ingresses that are served, and whose class still is ours;
-//   - Ingresses that are not served any more and whose addresses this installation has
-//     written, which the API server remembers under the name of the field manager: those
-//     are cleared.
+//   - Ingresses that are not served any more, or will not be because the last process
+//     stops, and whose addresses this installation has written, which the API server
+//     remembers under the name of the field manager: those are cleared.
 //
 // Every write is conditional on the version of the object that was judged. All other
 // Ingresses are left alone, whatever they say. The methods may be called from any
@@ -46,6 +46,8 @@ type Statuses struct {
 	decided   bool // served is known
 	addresses []networkingv1.IngressLoadBalancerIngress
 	published bool // addresses are known
+	leaving   bool // this process has been told to stop
+	alone     bool // and there is no other one
 	changed   func(service.Name)
 }
 
@@ -81,6 +83,50 @@ func (s *Statuses) Publish(addresses []Address) {
 	s.log.Info("addresses to be written into the status of Ingresses", "addresses", describe(list))
 	s.addresses, s.published = list, true
 	s.allChanged()
+}
+
+// Leave says that this process has been told to stop: if it is alone then, nobody will be
+// there to serve anything, and the addresses that were written are taken away as long as
+// that stays so.
+func (s *Statuses) Leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+	s.allChanged()
+}
+
+// Alone sets whether no other process serves the same. Nobody having said so, there are
+// others.
+func (s *Statuses) Alone(alone bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone == alone {
+		return
+	}
+	if s.alone = alone; s.leaving {
+		s.allChanged()
+	}
+}
+
+// Settle waits until nothing is to be written, or until ctx is done, while somebody
+// writes.
+func (s *Statuses) Settle(ctx context.Context) {
+	for !s.settled() && sleep(ctx, settlePoll) {
+	}
+}
+
+func (s *Statuses) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil || !s.leaving || !s.alone {
+		return true
+	}
+	for n := range s.objects {
+		if s.want(n) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Serve sets what is served. Nothing is written before.
@@ -168,6 +214,10 @@ func (s *Statuses) want(n service.Name) *statusWrite {
 	}
 	var list []networkingv1.IngressLoadBalancerIngress
 	switch served := s.served[n]; {
+	case served && s.ours[n] && s.leaving && s.alone:
+		if !o.written {
+			return nil
+		}
 	case served && s.ours[n]:
 		list = s.addresses
 	case served, !o.written: // not ours any more, or never
@@ -209,6 +259,9 @@ func (w *statusWrite) patch() ([]byte, error) {
 
 // statusTimeout bounds one write.
 const statusTimeout = 10 * time.Second
+
+// settlePoll is how often Settle looks.
+const settlePoll = 50 * time.Millisecond
 
 // Write brings the status of n up to date, if it is not. That n has changed or gone
 // since it was judged is no error: its new version will be judged.

@@ -351,3 +351,50 @@ func TestPublisher(t *testing.T) {
 		}
 	})
 }
+
+// TestStatusOfTheLast takes the addresses away when nobody else is there to serve, and gives them back when somebody comes.
+func TestStatusOfTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newStatusBench()
+		mine := func(ip ...string) *observed { return b.observed(stated("mine", "fairlead-l7 l7/fairlead-l7", ip...)) }
+		b.observe(name("mine"), mine("203.0.113.1"))
+		b.observe(name("theirs"), b.observed(stated("theirs", "other", "203.0.113.1")))
+		for _, n := range []string{"mine", "theirs"} {
+			b.claim(name(n), true)
+		}
+		b.Serve([]service.Name{name("mine"), name("theirs")})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { (&StatusWriter{Kind: b.Statuses, Log: b.logger()}).Lead(ctx); close(done) }()
+		want := func(what string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if d := cmp.Diff(b.take(), want); d != "" {
+				t.Errorf("%s (-got +want):\n%s", what, d)
+			}
+		}
+		want("all is well")
+		b.Alone(true)
+		want("it is alone, and stays")
+		b.Alone(false)
+		b.Leave()
+		b.Settle(t.Context()) // there is nothing to wait for
+		want("it goes, and there are others")
+		b.Alone(true)
+		want("nobody is left", "mine ingresses/status")
+		short, end := context.WithTimeout(t.Context(), time.Minute)
+		b.Settle(short) // the answer of the client is that nothing has come of it
+		if short.Err() == nil {
+			t.Error("does not wait until the addresses are gone")
+		}
+		end()
+		b.take()
+		b.observe(name("mine"), mine())
+		b.Settle(t.Context())
+		want("they are gone")
+		b.Alone(false)
+		want("somebody has come", "mine ingresses/status")
+		cancel()
+		<-done
+	})
+}

@@ -25,10 +25,20 @@ const (
 	nameLimit     = 253
 )
 
-const (
-	reportingController = "fairlead.io/fairlead"
-	eventAction         = "Serve"
-)
+const reportingController = "fairlead.io/fairlead"
+
+// action is what fairlead was about when it found what an Event says: for what
+// kube-proxy says too, in its words.
+func action(s saying) string {
+	switch s.Reason {
+	case "Starting", "FailedToStartProxierHealthcheck", "FailedToStartMetricServer":
+		return "StartKubeProxy"
+	case "FailedToStartServiceHealthcheck":
+		return "Listen"
+	default:
+		return "Serve"
+	}
+}
 
 // window returns the number of the ten minutes t is in.
 func window(t time.Time) int64 { return t.Unix() / 600 }
@@ -50,16 +60,20 @@ func event(s saying, node string, nth int, now time.Time) *eventsv1.Event {
 	if reason == "" {
 		reason = "Problem"
 	}
+	kind := corev1.EventTypeWarning
+	if s.normal {
+		kind = corev1.EventTypeNormal
+	}
 	return &eventsv1.Event{
 		ObjectMeta:          metav1.ObjectMeta{Namespace: namespace, Name: eventName(s, node, nth, now)},
 		EventTime:           metav1.NewMicroTime(now),
 		ReportingController: reportingController,
 		ReportingInstance:   truncate(node, instanceLimit),
-		Action:              eventAction,
+		Action:              action(s),
 		Reason:              truncate(reason, instanceLimit),
 		Regarding:           regarding,
 		Note:                truncate(note(s.Problem), noteLimit),
-		Type:                corev1.EventTypeWarning,
+		Type:                kind,
 	}
 }
 
@@ -75,9 +89,13 @@ func eventName(s saying, node string, nth int, now time.Time) string {
 	if !s.local {
 		node = ""
 	}
+	when := window(now)
+	if s.normal { // a process says it once, and the next one says it again
+		when = now.UnixNano()
+	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %d %d", []string{
 		s.Object.Kind, s.Object.Namespace, s.Object.Name.Name, s.Object.UID, s.Reason, s.Field, s.Message,
-	}, node, window(now), nth))
+	}, node, when, nth))
 	suffix := "." + hex.EncodeToString(sum[:8])
 	base := strings.TrimRight(truncate(s.Object.Name.Name, nameLimit-len(suffix)), ".-")
 	if base == "" {

@@ -54,7 +54,8 @@ type Recorder struct {
 // A saying is a Problem to be said by an Event.
 type saying struct {
 	service.Problem
-	local bool // other nodes may not say it for us
+	local  bool // other nodes may not say it for us
+	normal bool // it is no trouble
 }
 
 // NewRecorder returns a Recorder that writes Events in the name of the given
@@ -101,7 +102,29 @@ func (r *Recorder) send(problems []service.Problem, local bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range problems {
-		r.enqueue(saying{p, local})
+		r.enqueue(saying{Problem: p, local: local})
+	}
+}
+
+// Announce makes an Event of what is no problem, such as that this process has
+// begun.
+func (r *Recorder) Announce(object service.Object, reason, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.enqueue(saying{Problem: service.Problem{Object: object, Reason: reason, Message: message}, local: true, normal: true})
+}
+
+// Flush sends what waits, once Run has returned, as long as the API server takes
+// it and for at most the time given. The rest is lost.
+func (r *Recorder) Flush(limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for ctx.Err() == nil {
+		s, nth, ok := r.next()
+		if !ok {
+			return
+		}
+		r.deliver(ctx, s, nth)
 	}
 }
 

@@ -1,0 +1,125 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-project/fairlead/e2e/netns"
+	"github.com/fairlead-project/fairlead/e2e/world"
+)
+
+// TestTakeover has one proxy after the other serve one node, real kube-proxy among
+// them, while connections are opened without end and others stay open. Fairlead
+// removes what it finds; kube-proxy is followed by fairlead cleanup.
+func TestTakeover(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "nft")
+	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: "nft"} }
+	kube := func(mode, variant string) actor { return actor{kube: mode, variant: variant} }
+	s.walk(t, []actor{
+		kube("iptables", "nft"),
+		fairlead(world.IPTables),
+		kube("nftables", "nft"),
+		fairlead(world.IPTables),
+		kube("iptables", "legacy"), // another image, another variant
+		fairlead(world.IPTables),
+		fairlead(world.Userspace),
+		fairlead(world.IPTables),
+		kube("iptables", "nft"),
+		fairlead(world.Userspace),
+		kube("nftables", "nft"),
+		fairlead(world.Userspace),
+	})
+}
+
+// TestIPVSTakeover is the same where the kernel has IPVS.
+func TestIPVSTakeover(t *testing.T) {
+	requireIPVS(t)
+	t.Parallel()
+	v := ipvsVariants(t)[0]
+	s := newStage(t, v)
+	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: v} }
+	s.walk(t, []actor{
+		{kube: "ipvs", variant: v},
+		fairlead(world.IPVS),
+		fairlead(world.IPTables),
+		fairlead(world.IPVS),
+		fairlead(world.Userspace),
+		fairlead(world.IPVS),
+		{kube: "ipvs", variant: v},
+		fairlead(world.IPTables),
+		{kube: "iptables", variant: v},
+		fairlead(world.IPVS),
+		{kube: "ipvs", variant: v},
+		fairlead(world.Userspace),
+	})
+}
+
+// walk has the actors serve one after the other.
+func (s *stage) walk(t *testing.T, actors []actor) {
+	t.Helper()
+	s.settleForeign(t)
+	s.enter(t, actors[0])
+	p := s.load(t, 40*time.Millisecond)
+	t.Cleanup(func() {
+		t.Logf("| from | to | new connections | lost | kept open | of | SYNs repeated |\n|---|---|--:|--:|--:|--:|--:|\n%s", strings.Join(s.rows, "\n"))
+	})
+	for _, next := range actors[1:] {
+		s.step(t, p, next)
+		if t.Failed() {
+			return
+		}
+	}
+	s.wantForeign(t, "in the end", 4*time.Minute)
+}
+
+// step has next follow whoever serves.
+func (s *stage) step(t *testing.T, p *prober, next actor) {
+	t.Helper()
+	from, process, begin := s.now, s.proxy, time.Now()
+	what := fmt.Sprintf("from %v to %v", from, next)
+	open := s.hold(t)
+	before := p.tally(t)
+	s.leave(t, from, process)
+	s.enter(t, next)
+	if next.kube == "" {
+		s.removed(t, what)
+	} else {
+		s.cleanup(t)
+	}
+	p.more(t, 40)
+	after := p.tally(t)
+	kept := 0
+	for _, c := range open {
+		r := c.Exchange(t.Context(), what)
+		if r.Class == netns.Reply {
+			kept++
+		} else if !from.proxies() {
+			t.Errorf("%s: %s: %v", what, c.what, r)
+		}
+		c.Reset()
+	}
+	lost, repeated := after.failed-before.failed, after.repeated-before.repeated
+	s.rows = append(s.rows, fmt.Sprintf("| %v | %v | %d | %d | %d | %d | %d |", from, next, after.count-before.count, lost, kept, len(open), repeated))
+	t.Logf("%s: %d new connections, %d lost, %d of %d kept, %d SYNs repeated, in %v", what, after.count-before.count, lost, kept, len(open), repeated, time.Since(begin).Round(time.Millisecond))
+	if !from.proxies() && (lost > 0 || repeated > 0) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		t.Errorf("%s: %d connections lost, %d SYNs repeated:\n%s", what, lost, repeated, strings.Join(p.failures[before.failed:], "\n"))
+	}
+}
+
+// removed waits until fairlead has removed what others have left, apart from what
+// still has connections.
+func (s *stage) removed(t *testing.T, when string) {
+	t.Helper()
+
+	s.wantForeign(t, when, time.Minute, "iptables", "ip6tables", "nft")
+	if got := s.saveVariant(t, s.variant).foreign; s.now.mode == world.IPTables && !strings.Contains(got, "KUBE-KUBELET-CANARY") {
+		t.Errorf("%s: chains of the kubelet are gone:\n%s", when, got)
+	}
+}

@@ -1,0 +1,106 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// AddressSets returns the names of the sets of addresses that are on the device.
+func AddressSets() []string {
+	var out []string
+	for _, f := range []service.Family{service.IPv4, service.IPv6} {
+		out = append(out, setName(f, useNames()[0]), setName(f, useNames()[1]))
+	}
+	return out
+}
+
+// OldConnections returns the chains of the table mangle as they are when another
+// dataplane has taken over: connections that are open are still routed to their
+// virtual servers, and new ones meet nothing.
+func OldConnections(cfg Config, f service.Family) []xt.Chain {
+	fam := family{planner: newPlanner(cfg, &service.Node{}), f: f}
+	if !fam.routed() {
+		return []xt.Chain{{Name: chainPre}, {Name: chainOut}}
+	}
+	mark := cfg.routeMark()
+	return []xt.Chain{
+		{Name: chainPre, Rules: []xt.Rule{
+			rule(xt.Return{}, isDNAT),
+			rule(xt.Return{}, isNew),
+			rule(xt.OrMark{Bits: mark}, fam.in(inVIP)),
+		}},
+		{Name: chainOut, Rules: []xt.Rule{
+			rule(xt.ClearMark{Bits: mark}, xt.ViaIPVS{}, xt.MarkIs{Value: mark, Mask: mark}),
+			rule(xt.Return{}, xt.ViaIPVS{}),
+			rule(xt.Return{}, isDNAT),
+			rule(xt.Return{}, isNew),
+			rule(xt.OrMark{Bits: mark}, fam.in(inVIP)),
+		}},
+	}
+}
+
+// isFirst reports whether this mode has never been in force here, or was cleaned up.
+// Then another may be, whose rules serve until ours are there.
+func (d *Dataplane) isFirst(ctx context.Context) (bool, error) {
+	for _, f := range d.cfg.families() {
+		have, err := d.kernel.Sets(ctx, setName(f, ""))
+		if err != nil {
+			return false, fmt.Errorf("ipvs: read sets: %w", err)
+		}
+		if slices.ContainsFunc(have, func(s kernel.Set) bool { return s.Name == memberSet(f, 0) }) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// replace puts everything in force in the place of another proxy, or of nobody. Here
+// rules come after what they lead to, since they take the place of rules that lead
+// elsewhere; without them nothing is routed to virtual servers. Addresses that
+// kube-proxy has given the node stay routed there until then.
+func (d *Dataplane) replace(ctx context.Context, t *change) (r service.Report, err error) {
+	r.Resynced = true
+	if _, err := d.makeMissing(ctx); err != nil {
+		return r, err
+	}
+	d.replacing = &replacement{}
+	err = d.read(ctx)
+	captured := d.replacing.captured
+	d.replacing = nil
+	if err != nil {
+		return r, err
+	}
+	t.everything(d.have, d.want)
+	r, err = d.settle(ctx, t)
+	r.Resynced = true
+	if d.have == nil {
+		return r, err
+	}
+	if failed := d.restoreRules(ctx); failed != nil {
+		d.forget()
+		return r, errors.Join(err, failed)
+	}
+	if err != nil || !captured {
+		return r, err
+	}
+	if err := d.read(ctx); err != nil {
+		return r, err
+	}
+	again := newChange(nil)
+	again.everything(d.have, d.want)
+	more, err := d.settle(ctx, again)
+	r.Added, r.Changed, r.Removed = r.Added+more.Added, r.Changed+more.Changed, r.Removed+more.Removed
+	return r, err
+}
+
+// A replacement is noted while addresses that are routed to the node as a whole are to
+// be left so.
+type replacement struct {
+	captured bool // there are some
+}

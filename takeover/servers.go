@@ -1,0 +1,305 @@
+package takeover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/fairlead-project/fairlead/ipvs"
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
+	"github.com/fairlead-project/fairlead/service"
+)
+
+// device holds virtual addresses, of kube-proxy and of fairlead in ipvs mode.
+const device = "kube-ipvs0"
+
+// A claim is what the sets of kube-proxy say is its.
+type claim struct {
+	sets  []string // all of kube-proxy's that there are
+	keys  map[kernel.ServerKey]bool
+	ports map[service.Protocol]map[uint16]bool // node ports
+	addrs map[netip.Addr]bool                  // of the device
+}
+
+// Claimed reads which virtual servers the sets of kube-proxy name. It finds none where
+// kube-proxy was not in ipvs mode. Local are the addresses of the node.
+func Claimed(ctx context.Context, k kernel.Kernel, local []netip.Addr) (func(kernel.ServerKey) bool, error) {
+	c, err := readClaim(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	return func(key kernel.ServerKey) bool { return c.server(key, local) }, nil
+}
+
+func readClaim(ctx context.Context, k kernel.Kernel) (*claim, error) {
+	c := &claim{
+		keys: make(map[kernel.ServerKey]bool), addrs: make(map[netip.Addr]bool),
+		ports: map[service.Protocol]map[uint16]bool{service.TCP: {}, service.UDP: {}},
+	}
+	all, err := k.Sets(ctx, "KUBE-")
+	if err != nil {
+		return nil, fmt.Errorf("list the sets of kube-proxy: %w", err)
+	}
+	for _, s := range all {
+		use, is := useOf(s.Name)
+		if !is {
+			continue
+		}
+		c.sets = append(c.sets, s.Name)
+		if use == useNothing {
+			continue
+		}
+		elems, err := k.Elements(ctx, s.Name)
+		if errors.Is(err, syscall.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the set %s of kube-proxy: %w", s.Name, err)
+		}
+		for _, e := range elems {
+			c.note(use, e)
+		}
+	}
+	slices.Sort(c.sets)
+	return c, nil
+}
+
+func (c *claim) note(use setUse, e kernel.Element) {
+	switch use {
+	case useServers:
+		c.keys[kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol}] = true
+	case usePortsTCP:
+		c.ports[service.TCP][e.Port] = true
+	case usePortsUDP:
+		c.ports[service.UDP][e.Port] = true
+	case useAddresses:
+		c.addrs[e.Addr] = true
+	case useNothing:
+	}
+}
+
+// server reports whether a virtual server is kube-proxy's.
+func (c *claim) server(key kernel.ServerKey, local []netip.Addr) bool {
+	return c.keys[key] || c.ports[key.Protocol][key.Addr.Port()] && slices.Contains(local, key.Addr.Addr())
+}
+
+// A drained is what became of virtual servers.
+type drained struct {
+	removed int
+	left    []kernel.ServerKey // that still have connections
+	flows   []kernel.ServerKey // of UDP, removed
+}
+
+// drain removes those servers that have no connection any more; the others get no new
+// ones. Flows of UDP need not end: they are sent elsewhere once connection tracking
+// has forgotten them.
+func drain(ctx context.Context, k kernel.Kernel, servers map[kernel.ServerKey]*kernel.ServerState) (drained, error) {
+	var out drained
+	var ops []kernel.Op
+	for _, key := range slices.SortedFunc(maps.Keys(servers), kernel.ServerKey.Compare) {
+		busy := false
+		var quiet []kernel.Op
+		for _, d := range servers[key].Dests {
+			busy = busy || !d.Conns.Idle()
+			if d.Weight > 0 && !d.Other {
+				quiet = append(quiet, kernel.SetDest{Key: key, Addr: d.Addr})
+			}
+		}
+		switch {
+		case key.Protocol == service.UDP:
+			out.flows = append(out.flows, key)
+			ops = append(ops, kernel.DelServer{Key: key})
+		case !busy:
+			ops = append(ops, kernel.DelServer{Key: key})
+		default:
+			out.left = append(out.left, key)
+			ops = append(ops, quiet...)
+			continue
+		}
+		out.removed++
+	}
+	return out, apply(ctx, k, ops)
+}
+
+// apply makes changes; what is gone already is no error.
+func apply(ctx context.Context, k kernel.Kernel, ops []kernel.Op) error {
+	if len(ops) == 0 {
+		return nil
+	}
+	refused, err := k.Apply(ctx, ops)
+	if err != nil {
+		return fmt.Errorf("write %d changes: %w", len(ops), err)
+	}
+	var errs []error
+	for _, e := range refused {
+		if !errors.Is(e.Err, syscall.ENOENT) && !errors.Is(e.Err, syscall.ESRCH) && !errors.Is(e.Err, syscall.ENODEV) {
+			errs = append(errs, e)
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the kernel refused %d of %d changes, first: %w", len(errs), len(ops), errs[0])
+}
+
+// predecessors removes the virtual servers, addresses and sets of kube-proxy.
+func (t *Taker) predecessors(ctx context.Context, r *Result) error {
+	c, err := readClaim(ctx, t.cfg.Kernel)
+	if err != nil || len(c.sets) == 0 {
+		return err
+	}
+	all, err := t.cfg.Kernel.Servers(ctx)
+	if err != nil {
+		return fmt.Errorf("read virtual servers: %w", err)
+	}
+	ours, err := t.ours(ctx)
+	if err != nil {
+		return err
+	}
+	local, err := t.cfg.Local()
+	if err != nil {
+		return fmt.Errorf("read the addresses of the node: %w", err)
+	}
+	for key, s := range all {
+		switch a := key.Addr.Addr(); {
+		case !c.server(key, local) || ours.keys[key] || t.excluded(a):
+			delete(all, key)
+		case s != nil:
+			c.addrs[a] = true
+		}
+	}
+	d, err := drain(ctx, t.cfg.Kernel, all)
+	r.Servers += d.removed
+	r.Draining += len(d.left)
+	if err != nil {
+		return fmt.Errorf("remove virtual servers of kube-proxy: %w", err)
+	}
+	if err := t.forgetFlows(ctx, d.flows); err != nil {
+		return err
+	}
+	held, err := t.addresses(ctx, c.addrs, ours.addrs, d.left, r)
+	if err != nil {
+		return fmt.Errorf("remove addresses of kube-proxy: %w", err)
+	}
+	if len(d.left)+held > 0 {
+		return nil // the sets tell what is still to be done
+	}
+	return t.sets(ctx, c.sets, r)
+}
+
+// An owned is what the dataplane in force has of IPVS.
+type owned struct {
+	keys  map[kernel.ServerKey]bool
+	addrs map[netip.Addr]bool
+}
+
+// ours returns what belongs to the dataplane in force, which is nothing but in ipvs
+// mode.
+func (t *Taker) ours(ctx context.Context) (owned, error) {
+	o := owned{keys: map[kernel.ServerKey]bool{}, addrs: map[netip.Addr]bool{}}
+	if t.cfg.Mode != IPVS {
+		return o, nil
+	}
+	var err error
+	if o.keys, err = ipvs.Owned(ctx, t.cfg.Kernel); err != nil {
+		return o, err
+	}
+	for _, name := range ipvs.AddressSets() {
+		elems, err := t.cfg.Kernel.Elements(ctx, name)
+		if err != nil && !errors.Is(err, syscall.ENOENT) {
+			return o, fmt.Errorf("read the set %s: %w", name, err)
+		}
+		for _, e := range elems {
+			o.addrs[e.Addr] = true
+		}
+	}
+	return o, nil
+}
+
+func (t *Taker) excluded(a netip.Addr) bool {
+	return slices.ContainsFunc(t.cfg.IPVS.Exclude, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// addresses removes those of the device that were kube-proxy's, and returns how many
+// are still needed: by connections through IPVS, or by sockets of the node, which
+// kube-proxy's way has given such an address for their own.
+func (t *Taker) addresses(ctx context.Context, theirs, ours map[netip.Addr]bool, left []kernel.ServerKey, r *Result) (held int, err error) {
+	dev, err := t.cfg.Kernel.Device(ctx, device)
+	if err != nil || !dev.Exists {
+		return 0, err
+	}
+	busy := make(map[netip.Addr]bool)
+	for _, key := range left {
+		busy[key.Addr.Addr()] = true
+	}
+	sockets, err := t.cfg.Sockets()
+	if err != nil {
+		return 0, fmt.Errorf("list sockets: %w", err)
+	}
+	var ops []kernel.Op
+	remain := len(dev.Addrs)
+	for _, a := range slices.SortedFunc(maps.Keys(dev.Addrs), netip.Addr.Compare) {
+		switch {
+		case !theirs[a] || ours[a] || t.excluded(a):
+		case busy[a] || sockets[a]:
+			held++
+		default:
+			ops = append(ops, kernel.DelAddr{Device: device, Addr: a})
+			remain--
+		}
+	}
+	r.Addresses += len(ops)
+	r.Held += held
+	if remain == 0 && t.cfg.Mode != IPVS {
+		ops = append(ops, kernel.DelDevice{Name: device})
+	}
+	return held, apply(ctx, t.cfg.Kernel, ops)
+}
+
+// sets removes sets of kube-proxy. Those that a rule still names stay: the rule is
+// somebody else's, or nf_tables is slow to let go of it.
+func (t *Taker) sets(ctx context.Context, names []string, r *Result) error {
+	var ops []kernel.Op
+	for _, n := range names {
+		ops = append(ops, kernel.DelSet{Name: n})
+	}
+	refused, err := t.cfg.Kernel.Apply(ctx, ops)
+	if err != nil {
+		return fmt.Errorf("remove sets of kube-proxy: %w", err)
+	}
+	r.Sets += len(ops) - len(refused)
+	var errs []error
+	for _, e := range refused {
+		switch {
+		case errors.Is(e.Err, syscall.EBUSY):
+			r.Busy++
+		case !errors.Is(e.Err, syscall.ENOENT):
+			errs = append(errs, e)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgetFlows deletes what connection tracking knows of UDP flows to virtual servers
+// that are gone. Their next datagram is translated anew.
+func (t *Taker) forgetFlows(ctx context.Context, keys []kernel.ServerKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	gone := make(map[netip.AddrPort]bool, len(keys))
+	for _, k := range keys {
+		gone[k.Addr] = true
+	}
+	var errs []error
+	for _, f := range []service.Family{service.IPv4, service.IPv6} {
+		_, err := t.cfg.Flows.Purge(ctx, f, func(c service.ConntrackFlow) bool {
+			return c.Protocol == service.UDP && gone[c.OrigDst]
+		})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
