@@ -188,7 +188,7 @@ func boundBy(t *testing.T, c *corev1.Container, p *world.Proxy) {
 	}
 	var want uint64
 	for _, name := range c.SecurityContext.Capabilities.Add {
-		bit, ok := map[corev1.Capability]int{"NET_ADMIN": unix.CAP_NET_ADMIN, "NET_RAW": unix.CAP_NET_RAW}[name]
+		bit, ok := map[corev1.Capability]int{"NET_ADMIN": unix.CAP_NET_ADMIN, "NET_RAW": unix.CAP_NET_RAW, "NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE}[name]
 		if !ok {
 			t.Fatalf("the DaemonSet asks for %s, which no test has shown to be needed", name)
 		}

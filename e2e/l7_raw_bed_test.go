@@ -67,10 +67,11 @@ http.createServer((q, a) => {
 `
 )
 
-func newL7Raw(t *testing.T) *l7Raw {
+// newL7Raw starts the process with args, besides the usual ones.
+func newL7Raw(t *testing.T, name string, args ...string) *l7Raw {
 	t.Helper()
 	nginx, haproxy, node := requireProgram(t, "nginx", "nginx-light"), requireProgram(t, "haproxy", "haproxy"), requireProgram(t, "node", "nodejs")
-	r := &l7Raw{l7Bed: newL7Bed(t, "raw", 1), hosts: []string{"nginx.test", "haproxy.test", "node.test", "go.test"}}
+	r := &l7Raw{l7Bed: newL7Bed(t, name, 1), hosts: []string{"nginx.test", "haproxy.test", "node.test", "go.test"}}
 	pod := r.pod(t, r.Nodes[0], 2)
 	addr := pod.v4().String()
 	files := map[string]string{
@@ -110,7 +111,7 @@ func newL7Raw(t *testing.T) *l7Raw {
 	}
 	grpc := l7Ingress("grpc", "grpc.test", map[string]string{"fairlead.io/ssl-redirect": "false", "fairlead.io/backend-protocol": "GRPC"}, l7Path{path: "/", service: "go"})
 	r.folder.put(t, "test", append(objects, grpc)...)
-	r.proxy = r.start(t, l7Start{args: []string{"--configmap", "kube-system/fairlead"}})
+	r.proxy = r.start(t, l7Start{args: append([]string{"--configmap", "kube-system/fairlead"}, args...)})
 	r.folder.settle(t, r.proxy)
 	client := r.proxy.client()
 	for _, host := range r.hosts {

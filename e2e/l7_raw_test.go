@@ -19,7 +19,26 @@ import (
 // whether what arrives is what was meant, or nothing.
 func TestL7Raw(t *testing.T) {
 	t.Parallel()
-	r := newL7Raw(t)
+	r := newL7Raw(t, "raw")
+	r.testHTTP1(t)
+	t.Run("handshakes", r.testHandshakes)
+	t.Run("http2 requests", r.testHTTP2Requests)
+	t.Run("http2 trailers", r.testHTTP2Trailers)
+	t.Run("http2 floods", r.testHTTP2Floods)
+	r.untouched(t, "everything")
+	r.unsmuggled(t)
+}
+
+// TestL7RawStd does the same with net/http in place of our own server of HTTP/1.1.
+func TestL7RawStd(t *testing.T) {
+	t.Parallel()
+	r := newL7Raw(t, "rawstd", "--http-engine", "std")
+	r.testHTTP1(t)
+	r.untouched(t, "everything")
+	r.unsmuggled(t)
+}
+
+func (r *l7Raw) testHTTP1(t *testing.T) {
 	t.Run("refused", r.testRefused)
 	t.Run("fields", r.testFields)
 	t.Run("paths", r.testPaths)
@@ -29,12 +48,6 @@ func TestL7Raw(t *testing.T) {
 	t.Run("limits", r.testLimits)
 	t.Run("slow", r.testSlow)
 	t.Run("answers", r.testAnswers)
-	t.Run("handshakes", r.testHandshakes)
-	t.Run("http2 requests", r.testHTTP2Requests)
-	t.Run("http2 trailers", r.testHTTP2Trailers)
-	t.Run("http2 floods", r.testHTTP2Floods)
-	r.untouched(t, "everything")
-	r.unsmuggled(t)
 }
 
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: HOST\r\n\r\n"

@@ -23,7 +23,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -476,43 +475,16 @@ func TestHealthOfAnAbsentNode(t *testing.T) {
 	b := newBed(t, "nft", "--bind-address=172.18.0.11")
 	api := newAPI(t, b.World).(*world.API)
 	b.src = api
-	b.apply1(t, api)
-	s := &surfaces{World: b.World, api: api}
-	status := func(path string, want int) {
-		t.Helper()
-		within(t, time.Minute, func() error {
-			p, err := s.tryGet(t.Context(), http.MethodGet, healthServer+path, "")
-			if err == nil && p.status != want {
-				err = fmt.Errorf("%s answers %d, want %d: %s", path, p.status, want, p.body)
-			}
-			return err
-		})
-	}
-	status("/healthz", http.StatusOK)
-	nodes := api.Client.CoreV1().Nodes()
-	node, err := nodes.Get(t.Context(), "n1", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := nodes.Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	status("/healthz", http.StatusServiceUnavailable)
-	status("/livez", http.StatusOK)
-	status("/readyz", http.StatusOK)
-	b.answers(t, "without a Node object", web(1))
-	again := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: node.Labels}, Spec: node.Spec, Status: node.Status}
-	if _, err := nodes.Create(t.Context(), again, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	status("/healthz", http.StatusOK)
-}
-
-// apply1 puts one Service in force by way of an API server.
-func (b *bed) apply1(t *testing.T, api *world.API) {
-	t.Helper()
 	b.serve(t, netns.TCP, 8080, pod(2))
-	b.put(t, web(1, 2))
-	b.startWith(t, api.Args()...)
-	b.await(t)
+	b.begin(t, web(1, 2))
+	s := &surfaces{World: b.World, api: api}
+	s.status(t, "/healthz", http.StatusOK)
+	node := nodeOf(t, api)
+	node.remove(t)
+	s.status(t, "/healthz", http.StatusServiceUnavailable)
+	s.status(t, "/livez", http.StatusOK)
+	s.status(t, "/readyz", http.StatusOK)
+	b.answers(t, "without a Node object", web(1))
+	node.create(t)
+	s.status(t, "/healthz", http.StatusOK)
 }

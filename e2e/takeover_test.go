@@ -20,7 +20,7 @@ func TestTakeover(t *testing.T) {
 	s := newStage(t, "nft")
 	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: "nft"} }
 	kube := func(mode, variant string) actor { return actor{kube: mode, variant: variant} }
-	s.walk(t, []actor{
+	s.walk(t, 40*time.Millisecond, []actor{
 		kube("iptables", "nft"),
 		fairlead(world.IPTables),
 		kube("nftables", "nft"),
@@ -43,7 +43,7 @@ func TestIPVSTakeover(t *testing.T) {
 	v := ipvsVariants(t)[0]
 	s := newStage(t, v)
 	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: v} }
-	s.walk(t, []actor{
+	s.walk(t, 500*time.Millisecond, []actor{
 		{kube: "ipvs", variant: v},
 		fairlead(world.IPVS),
 		fairlead(world.IPTables),
@@ -59,12 +59,13 @@ func TestIPVSTakeover(t *testing.T) {
 	})
 }
 
-// walk has the actors serve one after the other.
-func (s *stage) walk(t *testing.T, actors []actor) {
+// walk has the actors serve one after the other. Every so often each of the callers
+// opens a connection.
+func (s *stage) walk(t *testing.T, every time.Duration, actors []actor) {
 	t.Helper()
 	s.settleForeign(t)
 	s.enter(t, actors[0])
-	p := s.load(t, 40*time.Millisecond)
+	p := s.load(t, every)
 	t.Cleanup(func() {
 		t.Logf("| from | to | new connections | lost | kept open | of | SYNs repeated |\n|---|---|--:|--:|--:|--:|--:|\n%s", strings.Join(s.rows, "\n"))
 	})

@@ -86,6 +86,11 @@ type Config struct {
 	// audit, and may be nil.
 	Assert func() (changed bool, err error)
 
+	// Held returns the addresses that the node's own connections come from. Where the
+	// node was given a virtual address as a whole, by kube-proxy, it keeps that as long
+	// as such a connection does. May be nil.
+	Held func() (map[netip.Addr]bool, error)
+
 	// Log is required by New, and not used by Plan.
 	Log *slog.Logger
 }

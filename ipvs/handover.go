@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -103,4 +104,27 @@ func (d *Dataplane) replace(ctx context.Context, t *change) (r service.Report, e
 // be left so.
 type replacement struct {
 	captured bool // there are some
+}
+
+// stays reports whether the node keeps an address as a whole for now, which it was
+// given by somebody else: until our rules are there, and then as long as connections
+// of the node come from it.
+func (d *Dataplane) stays(a netip.Addr) (bool, error) {
+	if d.cfg.VIPMode == Device {
+		return false, nil
+	}
+	if d.replacing != nil {
+		d.replacing.captured = true
+		return true, nil
+	}
+	if d.cfg.Held == nil {
+		return false, nil
+	}
+	if d.held == nil {
+		var err error
+		if d.held, err = d.cfg.Held(); err != nil {
+			return false, err
+		}
+	}
+	return d.held[a], nil
 }

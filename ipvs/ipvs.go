@@ -39,8 +39,9 @@ type Dataplane struct {
 
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
-	verifying bool // what is written is a repair
-	replacing *replacement // nil but while another proxy is replaced
+	verifying bool                // what is written is a repair
+	replacing *replacement        // nil but while another proxy is replaced
+	held      map[netip.Addr]bool // of one reading: see Config.Held; nil if not asked
 	suspect   atomic.Bool
 }
 

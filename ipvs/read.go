@@ -211,13 +211,16 @@ func (d *Dataplane) readAddresses(ctx context.Context, h *have) error {
 	if err != nil {
 		return err
 	}
+	d.held = nil
 	for a, state := range dev.Addrs {
 		f := service.FamilyOf(a)
 		wanted := d.want.usesOf(a)&useDevice != 0
 		ours := wanted || h.uses[a]&(useAddr|useExt) != 0 || aliasPrefix(f).Contains(a)
 		right := state.Local == (d.cfg.VIPMode == Device)
-		if d.replacing != nil && !right {
-			d.replacing.captured, right = true, true
+		if wanted && !right {
+			if right, err = d.stays(a); err != nil {
+				return err
+			}
 		}
 		if ours && d.cfg.serves(f) && (right || !wanted) {
 			h.use(a, useDevice)

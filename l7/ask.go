@@ -3,7 +3,6 @@ package l7
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -35,7 +34,7 @@ func (s *Server) ask(x *exchange.Exchange, f *flight) {
 		x.Answer(http.StatusServiceUnavailable, reasonNoBackend)
 		return
 	}
-	keepInterruptible(x, f)
+	f.guard.put(x, f.body)
 	s.budget.Begin()
 	f.counted = true
 	if !s.askAt(x, f, d) && f.rule != nil && f.rule.fallback != nil {
@@ -43,26 +42,6 @@ func (s *Server) ask(x *exchange.Exchange, f *flight) {
 	}
 	if x.Response == nil {
 		x.Answer(http.StatusServiceUnavailable, reasonNoEndpoint)
-	}
-}
-
-// An interruptible body is one that a policy has put something in front of. Who asks a backend ends
-// reading a body by its Interrupt, which policies do not pass on.
-type interruptible struct {
-	io.Reader
-	engine interface{ Interrupt() }
-}
-
-// Interrupt ends a Read that waits for the client.
-func (b *interruptible) Interrupt() { b.engine.Interrupt() }
-
-func keepInterruptible(x *exchange.Exchange, f *flight) {
-	switch b := x.Request.Body.(type) {
-	case nil, interface{ Interrupt() }, *bytes.Reader:
-	default:
-		if from, ok := f.body.(interface{ Interrupt() }); ok {
-			x.Request.Body = &interruptible{Reader: b, engine: from}
-		}
 	}
 }
 
@@ -113,6 +92,9 @@ func (a *attempt) once(ep *balance.Endpoint) bool {
 		resp, err, took = a.try(ep, true)
 	}
 	a.release()
+	if p := a.f.guard.panicked.Load(); p != nil && err != nil {
+		panic(p)
+	}
 	if err == nil {
 		return a.answered(ep, resp, took)
 	}
@@ -205,7 +187,7 @@ func (a *attempt) failed(ep *balance.Endpoint, e *upstream.Error, took time.Dura
 
 // again reports whether another endpoint is to be asked, and makes ready for that.
 func (a *attempt) again(ep *balance.Endpoint, may bool) bool {
-	r := &a.d.retry
+	r := a.d.retry
 	switch {
 	case !may, r.Tries > 0 && a.tries >= r.Tries, r.Within > 0 && time.Since(a.began) >= r.Within, !a.s.budget.Retry():
 		return false

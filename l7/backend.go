@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"weak"
 
 	"github.com/fairlead-project/fairlead/l7/balance"
 	"github.com/fairlead-project/fairlead/l7/ingress"
@@ -23,6 +24,9 @@ type backend struct {
 	hosts   map[string]struct{} // whose rules lead here
 	addrs   []service.Endpoint  // of the name
 
+	ways  map[wayKey]weak.Pointer[way] // that rules have, as long as there are any
+	sweep int                          // at how many to look for those that none has any more
+
 	external atomic.Bool   // name is not nil
 	app      atomic.Uint32 // upstream.Protocol that the Service says, HTTP if it does not
 }
@@ -34,7 +38,7 @@ type trouble struct {
 
 func (s *Server) newBackend(key ingress.BackendKey) *backend {
 	return &backend{
-		key: key, hosts: make(map[string]struct{}),
+		key: key, hosts: make(map[string]struct{}), ways: make(map[wayKey]weak.Pointer[way]),
 		pool: balance.NewPool(key.String(), balance.Options{Checker: s.checker, Key: s.key}),
 	}
 }

@@ -44,6 +44,7 @@ type flight struct {
 	endpoint *balance.Endpoint // that has answered
 	counted  bool              // by the budget
 	body     io.Reader         // of the request, as the engine has made it
+	guard    guardedBody       // it, as backends get it
 	upstream time.Duration     // until the head of the answer
 	canary   bool
 }
@@ -155,7 +156,7 @@ func (s *Server) findDefault(x *exchange.Exchange, f *flight) bool {
 		return false
 	}
 	f.dest = s.fallback
-	x.Target = &f.dest.target
+	x.Target = f.dest.target
 	return true
 }
 
@@ -203,7 +204,7 @@ func (f *flight) pick(x *exchange.Exchange) *destination {
 		return r.primary
 	}
 	f.canary = true
-	x.Target = &r.canary.target
+	x.Target = r.canary.target
 	return r.canary
 }
 

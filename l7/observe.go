@@ -33,7 +33,7 @@ func (s *Server) observe(x *exchange.Exchange, f *flight, d std.Done) {
 		counted = f.rule.stats
 		if f.canary {
 			counted = f.rule.canaryStats
-			done.Alternative = &f.rule.canary.target
+			done.Alternative = f.rule.canary.target
 		}
 	}
 	counted.Observe(status, x.Request.Method, done.Duration, f.upstream, d.In, d.Out)

@@ -18,9 +18,11 @@ func (s *Server) newFallback() *destination {
 	key := ingress.BackendKey{Service: s.cfg.DefaultBackend}
 	b := s.newBackend(key)
 	return &destination{
-		backend: b, balancer: b.pool.Balancer(balance.Config{}), tls: s.plainTLS, external: true,
-		retry:  annotation.Retry{Error: true, Tries: 3},
-		target: exchange.Target{Namespace: key.Service.Namespace, Service: key.Service.Name},
+		way: &way{
+			backend: b, balancer: b.pool.Balancer(balance.Config{}), tls: s.plainTLS, external: true,
+			retry: &annotation.Retry{Error: true, Tries: 3},
+		},
+		target: &exchange.Target{Namespace: key.Service.Namespace, Service: key.Service.Name},
 	}
 }
 
@@ -35,7 +37,7 @@ func (s *Server) errorPage(r *rule, x *exchange.Exchange, question exchange.Head
 	if d == nil || d.backend.external.Load() && !d.external {
 		return nil, errNobody
 	}
-	page := &exchange.Exchange{Context: x.Context, Target: &d.target, Request: exchange.Request{
+	page := &exchange.Exchange{Context: x.Context, Target: d.target, Request: exchange.Request{
 		Method: http.MethodGet, Protocol: x.Request.Protocol, Secure: x.Request.Secure, Host: x.Request.Host, RawHost: x.Request.RawHost,
 		Path: "/", RawPath: "/", Header: question, Client: x.Request.Client, Peer: x.Request.Peer, ID: x.Request.ID,
 	}}

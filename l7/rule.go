@@ -3,6 +3,7 @@ package l7
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"strings"
 	"weak"
 
@@ -33,17 +34,30 @@ type rule struct {
 
 // A destination is a backend with one rule's way of asking it.
 type destination struct {
+	*way
+	sticky *balance.Sticky // nil: there are no sessions
+	target *exchange.Target
+}
+
+// A way is how a backend is asked. Rules for which it is the same share it, and so the turn of its endpoints: there may be
+// many thousand rules.
+type way struct {
 	backend  *backend
 	balancer *balance.Balancer
-	sticky   *balance.Sticky // nil: there are no sessions
-	key      []keyPart       // of hashing
+	key      []keyPart // of hashing
 	protocol upstream.Protocol
 	tls      *tls.Config
 	timeouts upstream.Timeouts
 	head     int // room for that of an answer
-	retry    annotation.Retry
-	target   exchange.Target
+	retry    *annotation.Retry
 	external bool // the backend may be a DNS name
+}
+
+// A wayKey is what makes one way to a backend differ from another. Settings are shared by the Ingresses for which they are the same.
+type wayKey struct {
+	settings *annotation.Settings
+	tls      *tls.Config
+	external bool
 }
 
 // A keyPart is a piece of what is hashed.
@@ -56,12 +70,12 @@ type keyPart struct {
 func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
 	out := &rule{
 		route: r, log: r.Settings == nil || r.Settings.AccessLog,
-		target: targetOf(r.Ingress, r.Backend, r.Path),
+		target: *targetOf(r.Ingress, r.Backend, r.Path),
 	}
 	out.stats = s.stats.Rule(stats.Key{Namespace: r.Ingress.Namespace, Ingress: r.Ingress.Name, Service: out.target.Service, Class: r.Class})
 	out.canaryStats = out.stats
 	if r.WWW == "" && r.Refused == "" {
-		out.primary = s.destination(r, r.Backend, r.Settings, out.target)
+		out.primary = s.destination(r, r.Backend, r.Settings, &out.target)
 	}
 	if r.Default != nil {
 		plain := *r.Settings // sessions are with the rule's own backend
@@ -103,38 +117,57 @@ func canarySettings(r *ingress.Route) *annotation.Settings {
 	return &out
 }
 
-func targetOf(in service.Name, key ingress.BackendKey, path string) exchange.Target {
-	return exchange.Target{Namespace: in.Namespace, Ingress: in.Name, Service: key.Service.Name, Port: key.Port.String(), Path: path}
+func targetOf(in service.Name, key ingress.BackendKey, path string) *exchange.Target {
+	return &exchange.Target{Namespace: in.Namespace, Ingress: in.Name, Service: key.Service.Name, Port: key.Port.String(), Path: path}
 }
 
 // destination makes what asks a backend in the way of set. s.mu is held.
-func (s *Server) destination(r *ingress.Route, key ingress.BackendKey, set *annotation.Settings, target exchange.Target) *destination {
+func (s *Server) destination(r *ingress.Route, key ingress.BackendKey, set *annotation.Settings, target *exchange.Target) *destination {
 	b := s.backends[key]
 	if b == nil {
 		return nil
 	}
-	up := set.Upstream
-	d := &destination{
-		backend: b, target: target, retry: up.Retry, protocol: protocolOf(up.Protocol), tls: s.plainTLS, external: r.External,
-		timeouts: upstream.Timeouts{Connect: up.ConnectTimeout, Read: up.ReadTimeout, Write: up.SendTimeout},
-		head:     int(up.MaxHead),
+	k := wayKey{settings: set, tls: s.plainTLS, external: r.External}
+	if set.Upstream.TLS != (annotation.UpstreamTLS{}) {
+		k.tls = s.upstreamTLS(r, set.Upstream.TLS)
+	}
+	if set.Balance.Sticky == nil {
+		return &destination{way: b.way(k), target: target}
 	}
 	c := set.Balance
-	if c.Sticky != nil {
-		sticky := *c.Sticky
-		if sticky.Path == "" {
-			sticky.Path = set.CookiePath(annotation.Rule{Path: r.Path, Regex: r.Kind == route.Regex})
-		}
-		c.Sticky, d.sticky = &sticky, &sticky
+	sticky := *c.Sticky
+	if sticky.Path == "" {
+		sticky.Path = set.CookiePath(annotation.Rule{Path: r.Path, Regex: r.Kind == route.Regex})
 	}
-	for _, p := range set.HashBy {
-		d.key = append(d.key, keyPart{text: p.Text, value: policy.Variable(p.Variable)})
+	c.Sticky = &sticky
+	return &destination{way: b.newWay(k, c), sticky: &sticky, target: target}
+}
+
+// way returns the way to b that k says, the one there is or a new one. s.mu is held.
+func (b *backend) way(k wayKey) *way {
+	if w := b.ways[k].Value(); w != nil {
+		return w
 	}
-	if up.TLS != (annotation.UpstreamTLS{}) {
-		d.tls = s.upstreamTLS(r, up.TLS)
+	if len(b.ways) >= b.sweep { // those that no rule has any more
+		maps.DeleteFunc(b.ways, func(_ wayKey, w weak.Pointer[way]) bool { return w.Value() == nil })
+		b.sweep = 2*len(b.ways) + 16
 	}
-	d.balancer = b.pool.Balancer(c)
-	return d
+	w := b.newWay(k, k.settings.Balance)
+	b.ways[k] = weak.Make(w)
+	return w
+}
+
+func (b *backend) newWay(k wayKey, c balance.Config) *way {
+	up := &k.settings.Upstream
+	w := &way{
+		backend: b, retry: &up.Retry, protocol: protocolOf(up.Protocol), tls: k.tls, external: k.external,
+		timeouts: upstream.Timeouts{Connect: up.ConnectTimeout, Read: up.ReadTimeout, Write: up.SendTimeout},
+		head:     int(up.MaxHead), balancer: b.pool.Balancer(c),
+	}
+	for _, p := range k.settings.HashBy {
+		w.key = append(w.key, keyPart{text: p.Text, value: policy.Variable(p.Variable)})
+	}
+	return w
 }
 
 func protocolOf(p annotation.Protocol) upstream.Protocol {

@@ -344,6 +344,9 @@ func (s *Server) checkComplete() {
 func (s *Server) Done(x *exchange.Exchange, d std.Done) {
 	f := flightOf(x)
 	s.stats.InFlight.Add(-1)
+	if p := f.guard.panicked.Load(); p != nil {
+		d.Panic, d.Stack = p.value, p.stack
+	}
 	if d.Panic != nil {
 		s.stats.Panics.Add(1)
 		s.cfg.Log.Error("a request ended in a panic", "host", x.Request.Host, "path", x.Request.RawPath,

@@ -240,6 +240,11 @@ func (t *Taker) addresses(ctx context.Context, theirs, ours map[netip.Addr]bool,
 	if err != nil {
 		return 0, fmt.Errorf("list sockets: %w", err)
 	}
+	for a, state := range dev.Addrs {
+		if state.Local && sockets[a] && (theirs[a] || ours[a]) {
+			t.rehome(a)
+		}
+	}
 	var ops []kernel.Op
 	remain := len(dev.Addrs)
 	for _, a := range slices.SortedFunc(maps.Keys(dev.Addrs), netip.Addr.Compare) {
@@ -258,6 +263,22 @@ func (t *Taker) addresses(ctx context.Context, theirs, ours map[netip.Addr]bool,
 		ops = append(ops, kernel.DelDevice{Name: device})
 	}
 	return held, apply(ctx, t.cfg.Kernel, ops)
+}
+
+// rehome sees to it that no new connection of the node has a virtual address for its
+// source.
+func (t *Taker) rehome(a netip.Addr) {
+	if t.rehomed[a] {
+		return
+	}
+	t.rehomed[a] = true
+	source := t.cfg.Source[service.FamilyOf(a)]
+	if !source.IsValid() {
+		return
+	}
+	if err := t.cfg.Rehome(a, source); err != nil {
+		t.cfg.Log.Warn("an address stays as long as the node calls it", "address", a, "err", err)
+	}
 }
 
 // sets removes sets of kube-proxy. Those that a rule still names stay: the rule is

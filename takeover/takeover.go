@@ -55,6 +55,8 @@ type Config struct {
 
 	Local   func() ([]netip.Addr, error)        // the addresses of the node
 	Sockets func() (map[netip.Addr]bool, error) // the addresses that sockets of the node have
+	Rehome  func(virtual, source netip.Addr) error
+	Source  [service.NumFamilies]netip.Addr // of the node; zero where it has none
 
 	Log     *slog.Logger
 	Metrics *Metrics
@@ -88,10 +90,14 @@ func (r Result) attrs() []any {
 type Taker struct {
 	cfg  Config
 	told map[string]bool // chains that stay, of which the log says so
+
+	rehomed map[netip.Addr]bool
 }
 
 // New returns a Taker that has not touched anything yet.
-func New(cfg Config) *Taker { return &Taker{cfg: cfg, told: make(map[string]bool)} }
+func New(cfg Config) *Taker {
+	return &Taker{cfg: cfg, told: make(map[string]bool), rehomed: make(map[netip.Addr]bool)}
+}
 
 // ownPrefix begins the names of fairlead's chains, in every mode.
 const ownPrefix = xt.Prefix

@@ -142,3 +142,26 @@ func TestMismatches(t *testing.T) {
 		})
 	}
 }
+
+func TestNoIPv6(t *testing.T) {
+	root := t.TempDir()
+	check := func(when, want string) {
+		t.Helper()
+		if err := noIPv6(root); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", when, err, want)
+		}
+	}
+	check("an empty machine", "if_inet6")
+	for _, dir := range []string{"proc/net", "proc/sys/net/ipv6/conf/all"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(root, "proc/net/if_inet6"), "")
+	check("no setting", "")
+	off := filepath.Join(root, "proc/sys/net/ipv6/conf/all/disable_ipv6")
+	write(t, off, "0\n")
+	check("switched on", "")
+	write(t, off, "1\n")
+	check("switched off", "switched off")
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -141,10 +142,22 @@ func missingFamilies(tools iptables.Tools) [service.NumFamilies]error {
 	for f, err := range tools.Missing {
 		out[f] = err
 	}
-	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) && out[service.IPv6] == nil {
-		out[service.IPv6] = errors.New("the kernel has no IPv6: /proc/net/if_inet6 does not exist")
+	if out[service.IPv6] == nil {
+		out[service.IPv6] = noIPv6("/")
 	}
 	return out
+}
+
+// noIPv6 says why the kernel does no IPv6, nil if it does, by kube-proxy's tests.
+func noIPv6(root string) error {
+	if _, err := os.Stat(filepath.Join(root, "proc/net/if_inet6")); errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the kernel has no IPv6: /proc/net/if_inet6 does not exist")
+	}
+	const off = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+	if v, err := sysctl.Read(root, off); err == nil && v == "1" {
+		return fmt.Errorf("IPv6 is switched off: %s is 1", off)
+	}
+	return nil
 }
 
 func (e *iptablesEngine) sysctls(n *service.Node, families []service.Family) []sysctl.Setting {

@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-project/fairlead/ipvs/modules"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/sysctl"
+	"github.com/fairlead-project/fairlead/takeover"
 )
 
 // An ipvsKernel is what ipvs mode needs of the kernel: [kernel.Linux].
@@ -124,6 +125,7 @@ func (e *ipvsEngine) open(families []service.Family) (service.Dataplane, error) 
 	cfg.Available = e.available
 	cfg.AuditEvery = e.cfg.Config.SyncPeriod
 	cfg.Families = families
+	cfg.Held = takeover.SocketAddrs
 	cfg.Assert = func() (bool, error) { return sysctl.Reassert(e.cfg.Root, e.settings) }
 	cfg.Log = e.cfg.Log
 	var err error

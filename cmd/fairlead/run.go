@@ -176,7 +176,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err != nil {
 		return err
 	}
-	plane, takeOver, err := p.takeOver(plane, eng, name, state.Info)
+	plane, takeOver, err := p.takeOver(plane, eng, state)
 	if err != nil {
 		return err
 	}

@@ -78,6 +78,7 @@ func (l *loader) fill(p *kubeproxy.KubeProxyConfiguration) {
 	p.HostnameOverride = strings.ToLower(strings.TrimSpace(p.HostnameOverride))
 	p.HealthzBindAddress = filledAddr(p.HealthzBindAddress, defaultHealthz)
 	p.MetricsBindAddress = filledAddr(p.MetricsBindAddress, defaultMetrics)
+	p.PortRange = "" // as kube-proxy does, to which it means nothing
 	p.IPTables.MinSyncPeriod.Duration = max(p.IPTables.MinSyncPeriod.Duration, 1)
 	if p.NFTables.MasqueradeBit == nil {
 		bit := int32(14)

@@ -97,7 +97,7 @@ func eachChange(ctx context.Context, files []string, trouble func(error), look f
 			trouble(err)
 		}
 	}
-	settle := time.NewTimer(repeatSettings)
+	settle := time.NewTimer(settleSettings) // something may have happened before
 	for {
 		select {
 		case <-ctx.Done():

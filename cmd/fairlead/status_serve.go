@@ -151,8 +151,9 @@ func (t *teller) document() status.Document {
 	d := t.about
 	d.Now = time.Now()
 	d.Healthy, d.Eligible = t.health.Healthy(), t.health.NodeEligible()
-	d.Objects = kernelObjects(t.gather, t.log)
-	return t.book.Document(d)
+	d = t.book.Document(d)
+	d.Objects = kernelObjects(t.gather, t.log) // afterwards, so that what is in force is counted
+	return d
 }
 
 // trace explains what is in force for a packet.

@@ -33,7 +33,7 @@ type successor interface{ variant() iptables.Variant }
 
 // takeOver returns plane such that its first Sync is followed by the removal of what
 // others have left, and the task that does that. The task is nil if nobody wants it.
-func (p *process) takeOver(plane service.Dataplane, eng engine, node string, info kube.NodeInfo) (service.Dataplane, func(context.Context) error, error) {
+func (p *process) takeOver(plane service.Dataplane, eng engine, state nodeState) (service.Dataplane, func(context.Context) error, error) {
 	next, ok := eng.(successor)
 	if !p.takesOver || !ok {
 		return plane, nil, nil
@@ -50,12 +50,14 @@ func (p *process) takeOver(plane service.Dataplane, eng engine, node string, inf
 		Mode: takeover.Mode(p.cfg.Mode), Tools: takeoverTools(p.cfg.Mode, next.variant()), NFT: &takeover.Tables{},
 		Kernel: &loadedKernel{Kernel: k, root: p.root}, Flows: flows,
 		IPVS: p.leftIPVS(), Userspace: leftUserspace(p.log),
-		Local: localAddresses, Sockets: takeover.SocketAddrs,
+		Local: localAddresses, Sockets: takeover.SocketAddrs, Rehome: takeover.Rehome, Source: state.Addrs.Outward,
 		Log: p.log, Metrics: takeover.NewMetrics(p.reg),
 	})
 	wrapped := takeover.NewPlane(plane, taker)
 	return wrapped, func(ctx context.Context) error {
-		err := wrapped.Run(ctx, func(reason, message string, trouble bool) { p.reporter.tookOver(node, info, reason, message, trouble) })
+		err := wrapped.Run(ctx, func(reason, message string, trouble bool) {
+			p.reporter.tookOver(state.Name, state.Info, reason, message, trouble)
+		})
 		return errors.Join(err, flows.Close(), k.Close())
 	}, nil
 }

@@ -243,7 +243,10 @@ func printRules(w *lines, results []xt.Result, all bool) {
 		}
 		w.add("  = %s", describeResult(r))
 	}
-	if rest := len(results) - shown; rest > 0 {
+	switch rest := len(results) - shown; {
+	case rest == 1:
+		w.add(" and 1 other way; see it with --all")
+	case rest > 1:
 		w.add(" and %d other ways; see them with --all", rest)
 	}
 }

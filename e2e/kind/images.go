@@ -24,7 +24,7 @@ func images(ctx context.Context, s *shell, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	backend := filepath.Join(dir, "backend")
-	if err := s.run(ctx, "go", "build", "-ldflags", "-s -w", "-o", backend, "./backend"); err != nil {
+	if err := s.run(ctx, "env", "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w", "-o", backend, "./backend"); err != nil {
 		return fmt.Errorf("build the backend: %w", err)
 	}
 	const containerfile = "FROM scratch\nCOPY backend /backend\nENTRYPOINT [\"/backend\"]\n"

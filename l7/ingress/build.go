@@ -16,7 +16,7 @@ type hostState struct {
 	tls         bool // somebody says that there is TLS for it
 	passthrough *BackendKey
 	problems    []service.Problem
-	backends    map[BackendKey][]*unit // what the model leads to, each with those that say how it is asked
+	backends    []*backendState // what the model leads to
 }
 
 // of returns the claims of that kind.
@@ -34,7 +34,7 @@ func (h *hostState) of(kind claimKind) []*claim {
 
 // rebuild makes everything in h but claims anew.
 func (h *hostState) rebuild(name string, b *Builder) {
-	h.model, h.passthrough, h.problems, h.backends = nil, nil, nil, nil
+	h.model, h.passthrough, h.problems = nil, nil, nil
 	h.certs, h.tls = nil, false
 	claims := h.claimants(name, b)
 	if len(claims) == 0 {
@@ -54,7 +54,6 @@ func (h *hostState) rebuild(name string, b *Builder) {
 		h.addCanaries(claims)
 		h.choosePassthrough(name, claims)
 	}
-	h.countBackends(b)
 }
 
 // claimants returns the claims that the host is built of: those of rules, or else those

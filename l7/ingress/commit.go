@@ -147,18 +147,13 @@ func (in *Ingress) compareAge(o *Ingress) int {
 func (b *Builder) rebuild(name string, d *Delta, touched map[BackendKey]struct{}) {
 	h := b.hosts[name]
 	old := *h
-	for key := range old.backends {
-		b.backends[key].hosts.drop(h)
-		touched[key] = struct{}{}
+	for _, s := range old.backends {
+		s.hosts.drop(h)
+		touched[s.key] = struct{}{}
 	}
+	h.backends = nil
 	h.rebuild(name, b)
-	for key := range h.backends {
-		if b.backends[key] == nil {
-			b.backends[key] = &backendState{hosts: make(hostSet)}
-		}
-		b.backends[key].hosts[h] = h.backends[key]
-		touched[key] = struct{}{}
-	}
+	h.countBackends(b, touched)
 	if h.model != nil || old.model != nil {
 		d.Hosts[name] = h.model
 	}
@@ -189,6 +184,7 @@ func (s hostSet) drop(h *hostState) { delete(s, h) }
 
 // A backendState is which hosts have routes to a backend.
 type backendState struct {
+	key   BackendKey
 	hosts hostSet
 	model *BackendModel
 }
@@ -233,16 +229,27 @@ func (s *backendState) choose(key BackendKey) *BackendModel {
 	return m
 }
 
-// countBackends lists what the model leads to.
-func (h *hostState) countBackends(b *Builder) {
-	h.backends = make(map[BackendKey][]*unit)
+// countBackends notes what the model leads to, each with those that say how it is asked.
+func (h *hostState) countBackends(b *Builder, touched map[BackendKey]struct{}) {
+	if h.model == nil {
+		return
+	}
 	lead := func(key BackendKey, by service.Name) {
 		if key == (BackendKey{}) {
 			return
 		}
-		list := h.backends[key]
+		s := b.backends[key]
+		if s == nil {
+			s = &backendState{key: key, hosts: make(hostSet)}
+			b.backends[key] = s
+		}
+		list, known := s.hosts[h]
+		if !known {
+			h.backends = append(h.backends, s)
+			touched[key] = struct{}{}
+		}
 		if u := b.units[by]; !slices.Contains(list, u) {
-			h.backends[key] = append(list, u)
+			s.hosts[h] = append(list, u)
 		}
 	}
 	routes := h.model.Routes

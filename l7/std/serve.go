@@ -76,6 +76,9 @@ func (s *session) end() {
 		s.engine.stats.Panics.Add(1)
 		if !s.wrote {
 			s.done.Status = http.StatusInternalServerError
+			if s.q != nil {
+				s.w.Header().Set("Connection", "close") // what is left of the request is not read
+			}
 			s.w.WriteHeader(s.done.Status)
 		}
 	}

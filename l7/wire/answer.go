@@ -186,9 +186,9 @@ func (s *session) join(resp *exchange.Response) {
 	c.taken, s.done.Status = true, resp.Status
 	server := c.server
 	server.remove(c)
+	defer conn.Close()
 	if !server.Tunnels.Add(conn) {
 		s.done.Err = net.ErrClosed
-		_ = conn.Close()
 		return
 	}
 	defer server.Tunnels.Remove(conn)
@@ -197,7 +197,6 @@ func (s *session) join(resp *exchange.Response) {
 	b := append([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "), s.q.Upgrade...)
 	b = append(appendFields(append(b, "\r\n"...), resp.Header), "\r\n"...)
 	if _, s.done.Err = conn.Write(b); s.done.Err != nil {
-		_ = conn.Close()
 		return
 	}
 	s.done.In, s.done.Out, s.done.Err = server.Handler.Tunnel(&s.x, conn, early)

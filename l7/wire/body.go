@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 )
 
@@ -12,19 +13,32 @@ const drained = 256 << 10
 // A body is that of a request. It counts what is read.
 type body struct {
 	s      *session
+	mu     sync.Mutex // held while it is read
+	over   bool       // nobody may read it any more; mu guards it
 	n      atomic.Int64
 	wanted atomic.Bool // somebody has tried to read it
 	broken atomic.Bool // it cannot be read any more: the client's fault, or Interrupt has been called
 }
 
-func (b *body) reset() {
-	b.n.Store(0)
-	b.wanted.Store(false)
-	b.broken.Store(false)
+var errOver = errors.New("the body of a request is read after its end")
+
+// close ends reading, whoever is still at it.
+func (b *body) close() {
+	if !b.mu.TryLock() {
+		b.Interrupt()
+		b.mu.Lock()
+	}
+	defer b.mu.Unlock()
+	b.over = true
 }
 
 // Read reads the body. The client is told to send it, if it waits for that.
 func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return 0, errOver
+	}
 	s := b.s
 	if !b.wanted.Load() {
 		if s.q.Continue {
@@ -60,7 +74,7 @@ func (b *body) unread() bool { return !b.s.c.gate.Ended() }
 
 // left returns how much of the body there is to come; less than 0 is unknown.
 func (b *body) left() int64 {
-	if n := b.s.x.Request.Length; n >= 0 {
+	if n := b.s.q.Length; n >= 0 {
 		return n - b.n.Load()
 	}
 	return -1

@@ -62,8 +62,8 @@ func (c *conn) next() bool {
 	c.server.Active.Add(1)
 	s.answer()
 	c.server.Active.Add(-1)
-	if !s.life.end() {
-		c.session = nil // somebody may still look at it
+	if !s.life.end() || q.Length != 0 {
+		c.session = nil
 	}
 	return s.again
 }

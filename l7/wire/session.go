@@ -13,7 +13,7 @@ import (
 )
 
 // A session is one request with what is known of its answer. It is used for the next request of the connection, too, unless
-// somebody might still have an eye on it.
+// somebody might still have an eye on it, or it has had a body.
 type session struct {
 	c       *conn
 	q       *h1.Request
@@ -49,7 +49,6 @@ func (s *session) begin(q *h1.Request) {
 	c := s.c
 	s.q, s.done, s.closing, s.again = q, Done{}, false, false
 	s.write.begun, s.write.continued = false, false
-	s.body.reset()
 	s.x = exchange.Exchange{Context: &s.life, Interim: s.interim, Tries: s.tries[:0]}
 	x := &s.x.Request
 	x.Started = time.Now()
@@ -111,6 +110,9 @@ func (s *session) end() {
 	}
 	if s.q.Continue && !s.body.wanted.Load() {
 		s.q.Interrupt() // the client has not been told to send it, and need not be waited for
+	}
+	if s.q.Length != 0 {
+		s.body.close()
 	}
 	if s.body.unread() {
 		s.q.Linger()

@@ -33,7 +33,10 @@ func TestTooSlow(t *testing.T) {
 		{"a head byte by byte", func(c net.Conn) { trickle(c, strings.Repeat("a", 100), time.Second) }, "408", 30 * time.Second},
 		{"half a body", func(c net.Conn) { io.WriteString(c, post+"abc") }, "408", 60 * time.Second},
 		{"a body byte by byte", func(c net.Conn) { io.WriteString(c, post); trickle(c, strings.Repeat("a", 100), time.Second) }, "408", 30 * time.Second},
-		{"chunks byte by byte", func(c net.Conn) { io.WriteString(c, chunks); trickle(c, strings.Repeat("1\r\nx\r\n", 100), time.Second) }, "408", 30 * time.Second},
+		{"chunks byte by byte", func(c net.Conn) {
+			io.WriteString(c, chunks)
+			trickle(c, strings.Repeat("1\r\nx\r\n", 100), time.Second)
+		}, "408", 30 * time.Second},
 		{"an extension byte by byte", func(c net.Conn) {
 			io.WriteString(c, chunks+"1;")
 			trickle(c, strings.Repeat("x", 1000), time.Second)
