@@ -41,10 +41,13 @@ lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or q
 	@.ci/deps e2e
 	@$(GO) run ./e2e/lab/shell -kernel $(KERNEL) $(LABFLAGS) -- $(if $(CMD),'$(subst ','\'',$(CMD))')
 
+e2e-kind: build ## in clusters of kind, which needs docker: docs/kind.md (KINDFLAGS='-node local' where no registry is)
+	cd e2e/kind && $(GO) run . -go $(GO) -fairlead $(abspath $(BIN)) $(KINDFLAGS)
+
 test: check unit e2e ## everything that proves it (root)
 
 golden: ## rewrite the golden plans, and documents made from code; read the difference before you commit it
-	$(GO) test ./iptables ./ipvs ./userspace ./l7/annotation ./l7/stats -run 'Golden|Document' -update
+	$(GO) test ./cmd/fairlead ./iptables ./ipvs ./userspace ./l7/annotation ./l7/stats ./deploy/monitoring -run 'Golden|Document' -update
 
 bench: build ## against kube-proxy of the same Kubernetes version, in one run (root; 20 minutes)
 	$(GO) run ./e2e/bench -fairlead $(BIN) $(BENCHFLAGS)
@@ -66,4 +69,4 @@ fuzz: ## a minute of each fuzz target
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo demo-l7 check unit e2e lab test golden bench bench-ipvs bench-userspace bench-l7 soak fuzz
+.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind lab test golden bench bench-ipvs bench-userspace bench-l7 soak fuzz

@@ -120,6 +120,36 @@ func TestConfigMap(t *testing.T) {
 		t.Errorf("/proxyMode answers %d %q, %v", status, mode, err)
 	}
 	b.answers(t, "with another configuration", web(1))
+	b.stop(t)
+	b.cleanUp(t, kubeProxy)
+}
+
+// cleanUp wants --cleanup to do what the subcommand does.
+func (b *bed) cleanUp(t *testing.T, program string) {
+	t.Helper()
+	if before := b.tables(t); !strings.Contains(before, "FL-") {
+		t.Errorf("nothing is there to be cleaned up:\n%s", before)
+	}
+	p, err := b.Start(t.Context(), world.Program{Path: program}, "--cleanup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("--cleanup: %v\n%s", err, p.Tail(20))
+	}
+	if after := b.tables(t); strings.Contains(after, "FL-") {
+		t.Errorf("--cleanup has left\n%s", after)
+	}
+}
+
+// tables returns all rules of the node for IPv4.
+func (b *bed) tables(t *testing.T) string {
+	t.Helper()
+	out, err := b.tool(t.Context(), "", "iptables-nft-save")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // modeIs wants all who are asked to name the same mode, one of the two.

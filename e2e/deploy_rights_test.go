@@ -71,6 +71,10 @@ func asContainer(c *corev1.Container, path string) []string {
 mount -t tmpfs tmpfs /run
 mkdir /run/fairlead
 touch /run/xtables.lock
+if [ -n "$SECRETS" ]; then
+  mkdir -p /run/secrets/kubernetes.io
+  cp -r "$SECRETS" /run/secrets/kubernetes.io/serviceaccount
+fi
 [ "$1" = rw ] || for dir in /proc/sys /sys; do
   mount --bind $dir $dir
   mount -o remount,bind,ro $dir
@@ -134,16 +138,7 @@ func deployRights(t *testing.T, mode world.Mode, variant string) {
 	names := fixture{name: "names", ip: clusterIP(3), protocol: "UDP", port: 53, target: 53, nodePort: 30053, endpoints: podsOf(2, 3)}
 	b.put(t, web(1, 2), names)
 
-	for _, c := range spec.InitContainers {
-		p := b.N1.Command(t.Context(), "unshare", append(asContainer(&c, binary), deployedArgs(&c, config)...)...)
-		p.Cmd.Env = append(os.Environ(), env...)
-		if err := p.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Wait(); err != nil {
-			t.Fatalf("init container %s: %v\n%s", c.Name, err, p.Output())
-		}
-	}
+	b.initialize(t, spec.InitContainers, binary, config, env)
 	c := &spec.Containers[0]
 	b.program = world.Program{Path: "unshare", Args: append(asContainer(c, binary), deployedArgs(c, config)...), Env: env, Mode: mode}
 	p, err := b.Start(context.WithoutCancel(t.Context()), b.program)
@@ -163,6 +158,21 @@ func deployRights(t *testing.T, mode world.Mode, variant string) {
 	}
 	b.stop(t)
 	b.cleanUpAs(t, c, binary, env)
+}
+
+// initialize runs init containers.
+func (b *bed) initialize(t *testing.T, list []corev1.Container, binary, config string, env []string) {
+	t.Helper()
+	for _, c := range list {
+		p := b.N1.Command(t.Context(), "unshare", append(asContainer(&c, binary), deployedArgs(&c, config)...)...)
+		p.Cmd.Env = append(os.Environ(), env...)
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Fatalf("init container %s: %v\n%s", c.Name, err, p.Output())
+		}
+	}
 }
 
 // answersFrom asks from a pod and from outside, and wants answers of a pod; the zero

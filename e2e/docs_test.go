@@ -178,7 +178,7 @@ func usual(line string) string {
 		{`\bpid \d+`, "pid N"},
 		{`^(\w+ +\d+) \d+ `, "${1} SECONDS "}, // of conntrack
 		{`\bsize=\d+`, "size=N"},              // of ipvsadm
-		{`\biptables \d+\.\d+\.\d+`, "iptables VERSION"},
+		{`\biptables \d+\.\d+\.\d+, .*`, "iptables"},
 		{`^fairlead +\S+ on `, "fairlead VERSION on "},
 		{`schedulers of this kernel: .*`, "schedulers"},
 		{`\[\d+:\d+\]`, "[N:N]"},
@@ -227,6 +227,9 @@ func playDocs(t *testing.T, mode string, shell func(t *testing.T) docShell) {
 			played := make(map[int][]string)
 			for _, b := range mine {
 				played[b.line] = b.play(t, run)
+				if updateDocs() { // what is written in the lab stays there
+					t.Logf("%s:%d:\n%s\n```", b.file, b.line, strings.Join(played[b.line], "\n"))
+				}
 			}
 			if updateDocs() {
 				f.write(t, played)

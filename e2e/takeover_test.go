@@ -48,14 +48,8 @@ func TestIPVSTakeover(t *testing.T) {
 		fairlead(world.IPVS),
 		fairlead(world.IPTables),
 		fairlead(world.IPVS),
-		fairlead(world.Userspace),
-		fairlead(world.IPVS),
 		{kube: "ipvs", variant: v},
 		fairlead(world.IPTables),
-		{kube: "iptables", variant: v},
-		fairlead(world.IPVS),
-		{kube: "ipvs", variant: v},
-		fairlead(world.Userspace),
 	})
 }
 

@@ -110,9 +110,6 @@ type replacement struct {
 // given by somebody else: until our rules are there, and then as long as connections
 // of the node come from it.
 func (d *Dataplane) stays(a netip.Addr) (bool, error) {
-	if d.cfg.VIPMode == Device {
-		return false, nil
-	}
 	if d.replacing != nil {
 		d.replacing.captured = true
 		return true, nil

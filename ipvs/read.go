@@ -217,9 +217,14 @@ func (d *Dataplane) readAddresses(ctx context.Context, h *have) error {
 		wanted := d.want.usesOf(a)&useDevice != 0
 		ours := wanted || h.uses[a]&(useAddr|useExt) != 0 || aliasPrefix(f).Contains(a)
 		right := state.Local == (d.cfg.VIPMode == Device)
-		if wanted && !right {
-			if right, err = d.stays(a); err != nil {
+		if ours && state.Local && d.cfg.VIPMode == Routed {
+			stays, err := d.stays(a)
+			if err != nil {
 				return err
+			}
+			if stays {
+				right = true
+				ours = wanted // as it is
 			}
 		}
 		if ours && d.cfg.serves(f) && (right || !wanted) {

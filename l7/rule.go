@@ -23,10 +23,10 @@ type rule struct {
 	route    *ingress.Route
 	target   exchange.Target
 	pipeline *policy.Pipeline
-	primary  *destination // nil: the rule has no backend
-	canary   *destination // nil: there is none
-	choose   balance.Canary
-	fallback *destination // the annotation default-backend: who is asked when there are no endpoints, and for error pages
+	primary  *destination    // nil: the rule has no backend
+	canary   *destination    // nil: there is none
+	choose   *balance.Canary // between the two
+	fallback *destination    // the annotation default-backend: who is asked when there are no endpoints, and for error pages
 	log      bool
 
 	stats, canaryStats *stats.Rule // the same if there is no canary
@@ -84,7 +84,7 @@ func (s *Server) compile(h *ingress.HostModel, r *ingress.Route) *rule {
 	}
 	if c := r.Canary; c != nil && c.Refused == "" && c.Settings.Canary != nil {
 		out.canary = s.destination(r, c.Backend, canarySettings(r), targetOf(c.Ingress, c.Backend, r.Path))
-		out.choose = *c.Settings.Canary
+		out.choose = c.Settings.Canary
 		out.canaryStats = s.stats.Rule(stats.Key{Namespace: c.Ingress.Namespace, Ingress: c.Ingress.Name, Service: c.Backend.Service.Name, Class: r.Class})
 	}
 	options := r.Dialect.Options()

@@ -101,7 +101,7 @@ func TestMemory(t *testing.T) {
 	s := crowded(t)
 	used := heap() - before
 	t.Logf("%d MiB", used>>20)
-	if used > 256<<20 {
+	if used > 120<<20 {
 		t.Errorf("%d MiB for 10,000 Ingresses", used>>20)
 	}
 	for range 20 { // versions of the past are not kept

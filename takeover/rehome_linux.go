@@ -1,7 +1,6 @@
 package takeover
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,32 +11,23 @@ import (
 
 // Rehome has connections that the node begins to one of its own virtual addresses come
 // from another address: kube-proxy's way has given them the virtual address for a
-// source, so that it never falls out of use. What is open is not affected.
+// source, so that it never falls out of use. What is open is not affected. It does
+// nothing for IPv6, whose kernel takes no such route over a device that is down.
 func Rehome(virtual, source netip.Addr) error {
+	if !virtual.Is4() {
+		return nil
+	}
 	link, err := netlink.LinkByName(device)
 	if err != nil {
 		return fmt.Errorf("look for the interface %s: %w", device, err)
 	}
-	dst := &net.IPNet{IP: virtual.AsSlice(), Mask: net.CIDRMask(virtual.BitLen(), virtual.BitLen())}
-	route := &netlink.Route{
-		LinkIndex: link.Attrs().Index, Dst: dst, Src: source.AsSlice(),
+	err = netlink.RouteReplace(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Src: source.AsSlice(), Protocol: unix.RTPROT_KERNEL,
+		Dst:   &net.IPNet{IP: virtual.AsSlice(), Mask: net.CIDRMask(virtual.BitLen(), virtual.BitLen())},
 		Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
-	}
-	if virtual.Is4() {
-		route.Protocol = unix.RTPROT_KERNEL
-		if err := netlink.RouteReplace(route); err != nil {
-			return fmt.Errorf("replace the local route to %s: %w", virtual, err)
-		}
-		return nil
-	}
-	// The kernel's own route is better than any that can be written, so it goes when
-	// the other is there.
-	if err := netlink.RouteAdd(route); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add a local route to %s: %w", virtual, err)
-	}
-	own := &netlink.Route{LinkIndex: route.LinkIndex, Dst: dst, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL}
-	if err := netlink.RouteDel(own); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("remove the kernel's route to %s: %w", virtual, err)
+	})
+	if err != nil {
+		return fmt.Errorf("replace the local route to %s: %w", virtual, err)
 	}
 	return nil
 }

@@ -17,27 +17,20 @@ import (
 // device holds virtual addresses, of kube-proxy and of fairlead in ipvs mode.
 const device = "kube-ipvs0"
 
-// A claim is what the sets of kube-proxy say is its.
-type claim struct {
+// A Claim is what the sets of kube-proxy say is its.
+type Claim struct {
 	sets  []string // all of kube-proxy's that there are
 	keys  map[kernel.ServerKey]bool
 	ports map[service.Protocol]map[uint16]bool // node ports
 	addrs map[netip.Addr]bool                  // of the device
+	local []netip.Addr                         // of the node
 }
 
-// Claimed reads which virtual servers the sets of kube-proxy name. It finds none where
-// kube-proxy was not in ipvs mode. Local are the addresses of the node.
-func Claimed(ctx context.Context, k kernel.Kernel, local []netip.Addr) (func(kernel.ServerKey) bool, error) {
-	c, err := readClaim(ctx, k)
-	if err != nil {
-		return nil, err
-	}
-	return func(key kernel.ServerKey) bool { return c.server(key, local) }, nil
-}
-
-func readClaim(ctx context.Context, k kernel.Kernel) (*claim, error) {
-	c := &claim{
-		keys: make(map[kernel.ServerKey]bool), addrs: make(map[netip.Addr]bool),
+// ReadClaim reads the sets of kube-proxy. It finds none where kube-proxy was not in ipvs
+// mode. Local are the addresses of the node.
+func ReadClaim(ctx context.Context, k kernel.Kernel, local []netip.Addr) (*Claim, error) {
+	c := &Claim{
+		keys: make(map[kernel.ServerKey]bool), addrs: make(map[netip.Addr]bool), local: local,
 		ports: map[service.Protocol]map[uint16]bool{service.TCP: {}, service.UDP: {}},
 	}
 	all, err := k.Sets(ctx, "KUBE-")
@@ -68,7 +61,7 @@ func readClaim(ctx context.Context, k kernel.Kernel) (*claim, error) {
 	return c, nil
 }
 
-func (c *claim) note(use setUse, e kernel.Element) {
+func (c *Claim) note(use setUse, e kernel.Element) {
 	switch use {
 	case useServers:
 		c.keys[kernel.ServerKey{Addr: netip.AddrPortFrom(e.Addr, e.Port), Protocol: e.Protocol}] = true
@@ -82,10 +75,13 @@ func (c *claim) note(use setUse, e kernel.Element) {
 	}
 }
 
-// server reports whether a virtual server is kube-proxy's.
-func (c *claim) server(key kernel.ServerKey, local []netip.Addr) bool {
-	return c.keys[key] || c.ports[key.Protocol][key.Addr.Port()] && slices.Contains(local, key.Addr.Addr())
+// Server reports whether a virtual server is kube-proxy's.
+func (c *Claim) Server(key kernel.ServerKey) bool {
+	return c.keys[key] || c.ports[key.Protocol][key.Addr.Port()] && slices.Contains(c.local, key.Addr.Addr())
 }
+
+// Addr reports whether an address of the device kube-ipvs0 is kube-proxy's.
+func (c *Claim) Addr(a netip.Addr) bool { return c.addrs[a] }
 
 // A drained is what became of virtual servers.
 type drained struct {
@@ -148,7 +144,11 @@ func apply(ctx context.Context, k kernel.Kernel, ops []kernel.Op) error {
 
 // predecessors removes the virtual servers, addresses and sets of kube-proxy.
 func (t *Taker) predecessors(ctx context.Context, r *Result) error {
-	c, err := readClaim(ctx, t.cfg.Kernel)
+	local, err := t.cfg.Local()
+	if err != nil {
+		return fmt.Errorf("read the addresses of the node: %w", err)
+	}
+	c, err := ReadClaim(ctx, t.cfg.Kernel, local)
 	if err != nil || len(c.sets) == 0 {
 		return err
 	}
@@ -160,13 +160,9 @@ func (t *Taker) predecessors(ctx context.Context, r *Result) error {
 	if err != nil {
 		return err
 	}
-	local, err := t.cfg.Local()
-	if err != nil {
-		return fmt.Errorf("read the addresses of the node: %w", err)
-	}
 	for key, s := range all {
 		switch a := key.Addr.Addr(); {
-		case !c.server(key, local) || ours.keys[key] || t.excluded(a):
+		case !c.Server(key) || ours.keys[key] || t.excluded(a):
 			delete(all, key)
 		case s != nil:
 			c.addrs[a] = true

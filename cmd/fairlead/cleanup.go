@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs"
+	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/userspace"
 )
 
@@ -19,7 +20,8 @@ const cleanupUsage = `fairlead cleanup removes everything fairlead has put in th
 rule and chain, in both variants of iptables and both families, as far as the tools
 are installed, and virtual servers, ipsets, addresses and routes. It needs no API
 server and loads no kernel module. What belongs to other programs, kernel parameters
-and tracked connections stay.
+and tracked connections stay; so do virtual servers and addresses that kube-proxy in
+ipvs mode has taken over: what its ipsets name.
 
 Usage:
   fairlead cleanup [flags]`
@@ -34,6 +36,17 @@ func (c command) cleanup(ctx context.Context, args []string) error {
 	cfg.Log = c.logger(f.Verbosity)
 	virtual := ipvs.DefaultConfig()
 	virtual.Log = cfg.Log
+	k, err := kernel.Open()
+	if err != nil {
+		return fmt.Errorf("open netlink sockets: %w", err)
+	}
+	defer k.Close()
+	loaded := &loadedKernel{Kernel: k, root: "/"}
+	claim, err := c.yield(ctx, loaded)
+	if err != nil {
+		return err
+	}
+	loaded.removed = 0
 	var errs []error
 	tools, err := everyTool()
 	if err != nil {
@@ -54,7 +67,7 @@ func (c command) cleanup(ctx context.Context, args []string) error {
 	// Sets last: none can go while a rule names it.
 	proxy := userspace.DefaultConfig()
 	proxy.Log = cfg.Log
-	errs = append(errs, c.cleanupSets(ctx, virtual, proxy))
+	errs = append(errs, c.cleanupSets(ctx, virtual, proxy, loaded, claim))
 	return errors.Join(errs...)
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/takeover"
 	"github.com/fairlead-project/fairlead/userspace"
 )
 
@@ -25,15 +26,10 @@ const (
 
 // cleanupSets removes what ipvs and userspace mode have put in the kernel beside
 // rules, which are gone already.
-func (c command) cleanupSets(ctx context.Context, virtual ipvs.Config, proxy userspace.Config) error {
-	k, err := kernel.Open()
-	if err != nil {
-		return fmt.Errorf("open netlink sockets: %w", err)
-	}
-	loaded := &loadedKernel{Kernel: k, root: "/"}
-	err = errors.Join(cleanKernel(ctx, virtual, proxy, loaded), k.Close())
-	if loaded.removed > 0 {
-		fmt.Fprintf(c.out, "removed %d virtual servers, sets, addresses, routes and rules\n", loaded.removed)
+func (c command) cleanupSets(ctx context.Context, virtual ipvs.Config, proxy userspace.Config, k *loadedKernel, claim *takeover.Claim) error {
+	err := cleanKernel(ctx, virtual, proxy, yieldingKernel{k, claim})
+	if k.removed > 0 {
+		fmt.Fprintf(c.out, "removed %d virtual servers, sets, addresses, routes and rules\n", k.removed)
 	}
 	return err
 }

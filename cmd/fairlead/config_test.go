@@ -301,6 +301,22 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--help"}, 0, "--nodeport-addresses", ""},
 		{[]string{"plan", "--help"}, 0, "--family", ""},
 		{[]string{"--version"}, 0, "fairlead ", ""},
+		{[]string{"--version=raw"}, 0, "kubernetes=v1.36.3 go=go1.", ""},
+		{[]string{"--version=x"}, 2, "", `--version: "x" is not true, false or raw`},
+		{[]string{"--proxy_mode=x"}, 2, "", `--proxy-mode: unknown proxy mode "x"`},
+		{[]string{"--proxy-mode=ipvs,x"}, 2, "", `--proxy-mode: unknown proxy mode "x"`},
+		{[]string{"--feature-gates=NoSuchGate=true"}, 2, "", "--feature-gates: unrecognized feature gate: NoSuchGate"},
+		{[]string{"--feature-gates=AllAlpha"}, 2, "", `--feature-gates: "AllAlpha" is not NAME=true or NAME=false`},
+		{[]string{"--hostname-override= "}, 2, "", "--hostname-override: is blank"},
+		{[]string{"--logging-format=json", "--vmodule=x=4"}, 2, "", "--vmodule: goes with --logging-format=text only"},
+		{[]string{"--vmodule=x"}, 2, "", `--vmodule: "x" is not FILE=N`},
+		{[]string{"--log-json-info-buffer-size=x", "--log-flush-frequency=0"}, 2, "", `--log-flush-frequency: must be above 0`},
+		{[]string{"--kube-api-content-type=text/html"}, 2, "", `--kube-api-content-type: "text/html" is neither`},
+		{[]string{"--healthz-port=70000"}, 2, "", "--healthz-port: 70000 is not between"},
+		{[]string{"--show-hidden-metrics-for-version=1"}, 2, "", `--show-hidden-metrics-for-version: "1" is not of the form 1.35`},
+		{[]string{"--config=/does/not/exist"}, 1, "", "read configuration: open /does/not/exist"},
+		{[]string{"--write-config-to=/does/not/exist"}, 1, "", "--write-config-to: open /does/not/exist"},
+		{[]string{"--write-config-to=/dev/null", "--proxy-mode=x"}, 2, "", "unknown proxy mode"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			var out, errs bytes.Buffer

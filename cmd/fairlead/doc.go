@@ -23,10 +23,14 @@
 //	main.go      subcommands, exit status
 //	flags.go     the flags, in groups that subcommands share; flags_ipvs.go for ipvs mode
 //	config.go    flags to the Config of every package
+//	settings.go  configuration files to flags; settings_table.go which field is which flag,
+//	settings_effective.go the way back, settings_watch.go files that change
+//	log.go       the form of the log
 //	node.go      flags, Node object and local addresses to service.Node; pure
 //	addrs.go     the addresses of this machine, as they come and go
 //	families.go  which address families to serve; pure
 //	planes.go    the one place that knows every dataplane; planes_ipvs.go that of ipvs mode
+//	planes_choose.go  the first of several modes that the node can run
 //	planes_localhost.go  the proxy for node ports at localhost, beside another dataplane
 //	run.go       wiring, in the order of start
 //	tracker.go   the node while it runs: Node object, addresses

@@ -58,6 +58,6 @@ func (p *process) child(name string) (func(context.Context) error, error) {
 			args = append(args, "--"+flag+"="+value)
 		}
 	}
-	c := child.Config{Path: self, Args: append(args, f.Args...), UID: uid, GID: gid, Out: os.Stdout, Err: os.Stderr, Log: p.log, Grace: childGrace}
+	c := child.Config{Path: self, Args: append(args, f.Args...), UID: uid, GID: gid, Out: os.Stdout, Err: os.Stderr, Log: p.log, Grace: childGrace, Notify: p.teller.book.SetL7}
 	return func(ctx context.Context) error { return child.Run(ctx, c) }, nil
 }

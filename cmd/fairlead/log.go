@@ -21,9 +21,11 @@ func newLogger(w io.Writer, f *logFlags, verbosity int) *slog.Logger {
 	if len(files) == 0 {
 		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: levelOf(verbosity)}))
 	}
+	level := new(slog.LevelVar)
+	level.Set(levelOf(verbosity))
 	return slog.New(fileHandler{
 		Handler: slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}),
-		level:   levelOf(verbosity), files: files,
+		level:   level, files: files,
 	})
 }
 
@@ -54,17 +56,20 @@ func asComponents(groups []string, a slog.Attr) slog.Attr {
 
 // A fileHandler logs more of some files than of others.
 type fileHandler struct {
-	slog.Handler             // takes everything
-	level        slog.Level  // of the rest
-	files        []fileLevel // that log more
+	slog.Handler                // takes everything
+	level        *slog.LevelVar // of the rest
+	files        []fileLevel    // that log more
 }
+
+// setLevel changes how much the other files log.
+func (h fileHandler) setLevel(l slog.Level) { h.level.Set(l) }
 
 // Enabled implements [slog.Handler]. What is from where is not known yet.
 func (h fileHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements [slog.Handler].
 func (h fileHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level < h.level && !h.named(r) {
+	if r.Level < h.level.Level() && !h.named(r) {
 		return nil
 	}
 	return h.Handler.Handle(ctx, r)

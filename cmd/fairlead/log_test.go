@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,38 @@ func TestLoggerJSON(t *testing.T) {
 	}
 }
 
+// TestLoggerAdjusted changes how much is logged, beside a file that logs more.
+func TestLoggerAdjusted(t *testing.T) {
+	for _, c := range []struct{ vmodule, set, want string }{
+		{"", "4", "debug info"},
+		{"run=4", "4", "debug info"},
+		{"run=4", "0", "info"},
+		{"log_test=4", "0", "debug info"},
+	} {
+		var out bytes.Buffer
+		a := newAdjustable(newLogger(&out, &logFlags{Format: "text", VModule: c.vmodule}, 0).Handler())
+		if err := a.set(c.set); err != nil {
+			t.Fatal(err)
+		}
+		log := slog.New(a).With("a", 1)
+		log.Debug("debug")
+		log.Info("info")
+		if got := messages(out.String()); got != c.want {
+			t.Errorf("--vmodule=%s, and the level set to %s: logged %q, want %q", c.vmodule, c.set, got, c.want)
+		}
+	}
+}
+
+// messages returns what was logged.
+func messages(log string) string {
+	var out []string
+	for line := range strings.Lines(log) {
+		_, msg, _ := strings.Cut(line, "msg=")
+		out = append(out, strings.Fields(msg)[0])
+	}
+	return strings.Join(out, " ")
+}
+
 // TestLoggerLevels is about how much is logged, by all files and by this one.
 func TestLoggerLevels(t *testing.T) {
 	for _, c := range []struct {
@@ -64,12 +97,7 @@ func TestLoggerLevels(t *testing.T) {
 		log := newLogger(&out, &logFlags{Format: "text", VModule: c.vmodule}, c.verbosity)
 		log.Debug("debug")
 		log.With("a", 1).WithGroup("g").Info("info", "b", 2)
-		var got []string
-		for line := range strings.Lines(out.String()) {
-			_, msg, _ := strings.Cut(line, "msg=")
-			got = append(got, strings.Fields(msg)[0])
-		}
-		if strings.Join(got, " ") != c.want {
+		if got := messages(out.String()); got != c.want {
 			t.Errorf("--vmodule=%s --v=%d: logged %q, want %s", c.vmodule, c.verbosity, got, c.want)
 		}
 		if !strings.Contains(out.String(), "a=1 g.b=2") {

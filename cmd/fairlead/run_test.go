@@ -173,6 +173,22 @@ func TestRunWithOneFamily(t *testing.T) {
 	}
 }
 
+// TestRunInitOnly ends before anything is put in force.
+func TestRunInitOnly(t *testing.T) {
+	r := startRun(t, examples, [service.NumFamilies]error{}, "--init-only")
+	select {
+	case err := <-r.ended:
+		if !errors.Is(err, errInitialized) {
+			t.Errorf("ended with %v, want %v", err, errInitialized)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("still running after half a minute")
+	}
+	if d := r.kernel.Dump(); d != xt.NewFake().Dump() {
+		t.Errorf("the kernel was changed:\n%s", d)
+	}
+}
+
 func TestRunFails(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -163,6 +163,9 @@ func (l *loader) applyProxy() error {
 
 // applyOwn sets what FairleadConfiguration gives and no flag does.
 func (l *loader) applyOwn() error {
+	if mode := l.flags.ProxyMode; l.proxyIn != "" && mode != "" && len(l.docs.Own.Modes) > 0 {
+		l.say(slog.LevelInfo, "modes win over mode", "mode", mode, "modes", strings.Join(l.docs.Own.Modes, ","), "file", l.ownIn)
+	}
 	for _, s := range settings() {
 		if s.own == "" {
 			continue

@@ -54,6 +54,10 @@ func (a adjustable) set(verbosity string) error {
 		return fmt.Errorf("the verbosity: %w", err)
 	}
 	level := levelOf(int(v))
+	if h, ok := a.Handler.(interface{ setLevel(slog.Level) }); ok {
+		h.setLevel(level) // it knows better what else is logged
+		return nil
+	}
 	a.level.Store(&level)
 	return nil
 }

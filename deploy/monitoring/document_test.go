@@ -116,7 +116,7 @@ func (s source) defined() []metric {
 	return r.list
 }
 
-const documentHead = `# Metrics
+const documentHead = `# Metrics, health and other pages
 
 <!-- Made from the code and from the list of kube-proxy's in deploy/monitoring; tests keep it equal. -->
 
@@ -156,8 +156,52 @@ func document() string {
 			}
 		}
 	}
+	b.WriteString(documentTail)
 	return b.String()
 }
+
+const documentTail = `
+## Pages
+
+Both servers speak HTTP without TLS and without authentication, as kube-proxy's do. An address that cannot be listened on is tried again every five
+seconds, with an Event about the Node, or ends the process with ` + "`--bind-address-hard-fail`" + `.
+
+The health server, ` + "`--healthz-bind-address`" + `, 0.0.0.0:10256; 200 or 503, with JSON:
+
+| page | for | 503 when |
+| --- | --- | --- |
+| ` + "`/healthz`" + ` | load balancers | a change, a sync or an audit is older than twice the sync period; the Node object is absent, is being deleted, or has the taint ` + "`ToBeDeletedByClusterAutoscaler`" + `; fairlead is about to end (` + "`--shutdown-grace`" + `) |
+| ` + "`/livez`" + ` | supervisors | a change, a sync or an audit is older than twice the sync period |
+| ` + "`/readyz`" + ` | rolling updates; not in kube-proxy | nothing is in force yet, or as ` + "`/livez`" + `, or fairlead is about to end |
+
+The keys of the JSON are kube-proxy's: ` + "`lastUpdated`, `currentTime`, `nodeEligible`" + ` (/healthz only), ` + "`healthy`, and `status`" + ` for each family, which is not
+there before the first sync. Both families are in force or neither is, so they say the same.
+
+The metrics server, ` + "`--metrics-bind-address`" + `, 127.0.0.1:10249:
+
+| page | what |
+| --- | --- |
+| ` + "`/metrics`, `/metrics/slis`" + ` | the metrics |
+| ` + "`/healthz`" + ` | ` + "`ok`" + `: this server answers; how the node is, the health server says |
+| ` + "`/proxyMode`" + ` | the bare word, without a newline |
+| ` + "`/configz`" + ` | the configuration in force |
+| ` + "`/flagz`, `/statusz`" + ` | text, or with ` + "`Accept: application/json;g=config.k8s.io;v=v1beta1;as=Flagz`" + ` (` + "`as=Statusz`" + `) the object; YAML and CBOR, which kube-proxy has too, are not there |
+| ` + "`/debug/pprof/`" + ` | with ` + "`--profiling`" + `: profiles of Go |
+| ` + "`/debug/flags/v`" + ` | with ` + "`--profiling`" + `: ` + "`curl -X PUT --data 4 http://127.0.0.1:10249/debug/flags/v`" + ` changes the verbosity at once |
+
+Health-check node ports of Services answer on every path with 200 if the node has a local endpoint and keeps up, else 503; with the count in
+` + "`X-Load-Balancing-Endpoint-Weight`" + ` and the same JSON as kube-proxy's.
+
+## Events
+
+| reason | about | when |
+| --- | --- | --- |
+| ` + "`Starting`" + ` | the Node | fairlead has begun to serve it, as kube-proxy's |
+| ` + "`FailedToStartProxierHealthcheck`, `FailedToStartMetricServer`" + ` | the Node | an address cannot be listened on |
+| ` + "`FailedToStartServiceHealthcheck`" + ` | a Service | its health-check node port cannot be listened on |
+
+Other Events are about what is wrong with Services, EndpointSlices and Ingresses; their reasons say what.
+`
 
 func labels(names []string) string {
 	if len(names) == 0 {

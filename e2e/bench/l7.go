@@ -23,6 +23,7 @@ type l7Options struct {
 	only       string // scenarios, with commas; empty: all
 	accessLog  bool
 	profile    string // folder
+	std        bool   // fairlead with net/http, too
 }
 
 func (o *l7Options) defineL7(flags *flag.FlagSet) {
@@ -31,6 +32,7 @@ func (o *l7Options) defineL7(flags *flag.FlagSet) {
 	flags.IntVar(&o.routes, "routes", 10_000, "hosts in the scenario with many, with -mode l7")
 	flags.StringVar(&o.only, "only", "", "with -mode l7, the scenarios to run: "+strings.Join(l7Keys(), ", ")+"; empty means all")
 	flags.BoolVar(&o.accessLog, "access-log", true, "with -mode l7, every proxy logs every request")
+	flags.BoolVar(&o.std, "std", false, "with -mode l7, fairlead with --http-engine=std as one more proxy")
 	flags.StringVar(&o.profile, "profile", "", "with -mode l7, folder for a CPU profile of fairlead in each scenario; the figures of that run count for nothing")
 }
 

@@ -61,6 +61,12 @@ data: {tls.crt: %s, tls.key: %s}
 	return args, os.WriteFile(filepath.Join(p.dir, "all.yaml"), []byte(b.String()), 0o644)
 }
 
+// fairleadStd is fairleadL7 with net/http as its server of HTTP/1.1.
+func fairleadStd(a *l7Arena, p *l7Process) ([]string, error) {
+	args, err := fairleadL7(a, p)
+	return append(args, "--http-engine=std"), err
+}
+
 // nginxDirectives are those that ingress-nginx 1.x writes for a location whose Ingress has no annotations.
 const nginxDirectives = `proxy_http_version 1.1;
 proxy_set_header Host $http_host;

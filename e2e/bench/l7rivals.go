@@ -19,11 +19,12 @@ import (
 
 // Names of what is compared as reverse proxies.
 const (
-	fairleadL7Name = "fairlead l7"
-	nginxName      = "nginx"
-	nginxTunedName = "nginx, tuned"
-	haproxyL7Name  = "HAProxy"
-	haproxyLogged  = "option httplog\n  log global"
+	fairleadL7Name  = "fairlead l7"
+	fairleadStdName = "fairlead l7, net/http"
+	nginxName       = "nginx"
+	nginxTunedName  = "nginx, tuned"
+	haproxyL7Name   = "HAProxy"
+	haproxyLogged   = "option httplog\n  log global"
 )
 
 // l7Rival is a reverse proxy. It runs twice: with few hosts, and with many.
@@ -83,6 +84,9 @@ func l7Rivals(o options) ([]*l7Rival, error) {
 		{name: nginxName, program: paths[o.nginx], config: nginxPlain},
 		{name: nginxTunedName, program: paths[o.nginx], config: nginxTuned, few: true},
 		{name: haproxyL7Name, program: paths[o.haproxy], config: haproxyL7},
+	}
+	if o.std {
+		list = append(list, &l7Rival{name: fairleadStdName, program: fairlead, config: fairleadStd, wait: list[0].wait, few: true})
 	}
 	for i, r := range list {
 		r.base, r.running = uint16(8000+100*i), map[bool]*l7Process{}
@@ -169,7 +173,7 @@ func (c *l7Contest) await(ctx context.Context, r *l7Rival, s l7Scenario) error {
 // version is what the program says about itself.
 func (r *l7Rival) version(ctx context.Context) string {
 	flag := "-v"
-	if r.name == fairleadL7Name {
+	if strings.HasPrefix(r.name, fairleadL7Name) {
 		flag = "--version"
 	}
 	out, err := exec.CommandContext(ctx, r.program, flag).CombinedOutput()

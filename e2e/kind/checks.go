@@ -311,19 +311,20 @@ func health(ctx context.Context, c *cluster, mode string) error {
 	return nil
 }
 
-// leftBehind looks for the rules of the one that was replaced.
-func leftBehind(fairlead bool) []check {
-	if !fairlead {
-		return nil
-	}
-	return []check{{"nothing of kube-proxy is left", func(ctx context.Context, c *cluster) error {
+// leftBehind looks for the rules of whoever was replaced.
+func leftBehind(of string) []check {
+	marks := map[string][]string{
+		"kube-proxy": {"KUBE-SVC-", "KUBE-SERVICES", "table ip kube-proxy", "table ip6 kube-proxy"},
+		"fairlead":   {"FL-"},
+	}[of]
+	return []check{{"nothing of " + of + " is left", func(ctx context.Context, c *cluster) error {
 		for _, node := range []string{controlPlane, worker} {
-			for _, list := range []string{"iptables-save", "ip6tables-save", "nft list tables"} {
+			for _, list := range []string{"iptables-nft-save", "iptables-legacy-save", "ip6tables-nft-save", "ip6tables-legacy-save", "nft list tables"} {
 				rules, err := c.in(ctx, node, strings.Fields(list)...)
-				if err != nil {
+				if err != nil && !strings.Contains(list, "legacy") { // which newer kernels do not have
 					return err
 				}
-				for _, mark := range []string{"KUBE-SVC-", "KUBE-SERVICES", "table ip kube-proxy", "table ip6 kube-proxy"} {
+				for _, mark := range marks {
 					if strings.Contains(rules, mark) {
 						return fmt.Errorf("%s: %s has %s", node, list, mark)
 					}

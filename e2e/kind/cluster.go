@@ -45,7 +45,7 @@ func newCluster(ctx context.Context, s *shell, o options, mode string) (*cluster
 	if err := c.delete(ctx); err != nil {
 		return nil, err
 	}
-	args := []string{"go", "tool", "kind", "create", "cluster", "--name", clusterName, "--config", "-", "--kubeconfig", kubeconfig, "--retain"}
+	args := []string{s.gocmd, "tool", "kind", "create", "cluster", "--name", clusterName, "--config", "-", "--kubeconfig", kubeconfig, "--retain"}
 	if o.node != "" {
 		args = append(args, "--image", o.node)
 	}
@@ -60,7 +60,7 @@ func newCluster(ctx context.Context, s *shell, o options, mode string) (*cluster
 		return c, err
 	}
 	c.say("kind load docker-image")
-	if _, err := c.output(ctx, "go", "tool", "kind", "load", "docker-image", "--name", clusterName, fairleadImage, backendImage); err != nil {
+	if _, err := c.output(ctx, c.gocmd, "tool", "kind", "load", "docker-image", "--name", clusterName, fairleadImage, backendImage); err != nil {
 		return c, err
 	}
 	return c, nil
@@ -72,7 +72,7 @@ func (c *cluster) delete(ctx context.Context) error {
 	if err1 != nil && strings.Contains(err1.Error(), "No such container") {
 		err1 = nil
 	}
-	_, err2 := c.output(ctx, "go", "tool", "kind", "delete", "cluster", "--name", clusterName, "--kubeconfig", kubeconfig)
+	_, err2 := c.output(ctx, c.gocmd, "tool", "kind", "delete", "cluster", "--name", clusterName, "--kubeconfig", kubeconfig)
 	return errors.Join(err1, err2)
 }
 

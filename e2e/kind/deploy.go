@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -70,26 +71,59 @@ func swapThere(ctx context.Context, c *cluster, _ options) error {
 	if err != nil {
 		return err
 	}
-	for _, image := range []string{fairleadImage, original} {
-		c.say("kubectl -n kube-system set image daemonset/kube-proxy kube-proxy=%s", image)
-		talk, err := c.talk(ctx)
-		if err != nil {
-			return err
+	for _, step := range []struct {
+		image, left string
+		after       func(context.Context) error
+	}{
+		{image: fairleadImage, left: "kube-proxy"},
+		// kube-proxy knows nothing of fairlead's rules, which are in front of its own
+		// and keep the endpoints of then, until somebody takes them away.
+		{image: original, left: "fairlead", after: c.cleanup},
+	} {
+		c.say("kubectl -n kube-system set image daemonset/kube-proxy kube-proxy=%s", step.image)
+		if err := c.swap(ctx, step.image, step.after); err != nil {
+			return fmt.Errorf("while the image became %s: %w", step.image, err)
 		}
-		if err := c.setImage(ctx, image); err != nil {
-			return err
-		}
-		if err := talk.end(); err != nil {
-			return fmt.Errorf("while the image became %s: %w", image, err)
-		}
-		if err := c.check(ctx, all); err != nil {
-			return fmt.Errorf("after the image became %s: %w", image, err)
-		}
-		if err := c.check(ctx, leftBehind(image == fairleadImage)); err != nil {
-			return err
+		if err := c.check(ctx, append(leftBehind(step.left), all...)); err != nil {
+			return fmt.Errorf("after the image became %s: %w", step.image, err)
 		}
 	}
 	return nil
+}
+
+// swap changes the image while conversations go on, and fails if any was lost.
+func (c *cluster) swap(ctx context.Context, image string, after func(context.Context) error) error {
+	talk, err := c.talk(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.setImage(ctx, image); err != nil {
+		return err
+	}
+	if after != nil {
+		if err := after(ctx); err != nil {
+			return err
+		}
+	}
+	return talk.end()
+}
+
+// cleanupPod runs `fairlead cleanup` on the node ${NODE}.
+//
+//go:embed cleanup.yaml
+var cleanupPod string
+
+// cleanup takes fairlead's rules from every node.
+func (c *cluster) cleanup(ctx context.Context) error {
+	c.say("fairlead cleanup on every node")
+	for _, node := range []string{controlPlane, worker} {
+		if err := c.apply(ctx, strings.NewReplacer("${NODE}", node, "${IMAGE}", fairleadImage).Replace(cleanupPod)); err != nil {
+			return err
+		}
+	}
+	_, err := c.kubectl(ctx, "-n", "kube-system", "wait", "pod", "-l", "app=fairlead-cleanup",
+		"--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s")
+	return err
 }
 
 // setImage rolls an image out, and gives what runs then some time to be in charge.

@@ -14,7 +14,7 @@ import (
 func images(ctx context.Context, s *shell, o options) error {
 	if o.node == localNode {
 		build := filepath.Join(o.repo, "e2e", "kind", "node", "build")
-		if err := s.run(ctx, build, localNode, localBase); err != nil {
+		if err := s.run(ctx, "env", "GO="+s.gocmd, build, localNode, localBase); err != nil {
 			return fmt.Errorf("make the node image: %w", err)
 		}
 	}
@@ -24,7 +24,7 @@ func images(ctx context.Context, s *shell, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	backend := filepath.Join(dir, "backend")
-	if err := s.run(ctx, "env", "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w", "-o", backend, "./backend"); err != nil {
+	if err := s.run(ctx, "env", "CGO_ENABLED=0", s.gocmd, "build", "-ldflags", "-s -w", "-o", backend, "./backend"); err != nil {
 		return fmt.Errorf("build the backend: %w", err)
 	}
 	const containerfile = "FROM scratch\nCOPY backend /backend\nENTRYPOINT [\"/backend\"]\n"

@@ -102,9 +102,8 @@ func (l lane) run(ctx context.Context, s *shell, o options, keep bool) (err erro
 func (c *cluster) report(ctx context.Context) {
 	for _, args := range [][]string{
 		{"get", "pod,node,service,endpointslice", "-A", "-o", "wide"},
-		{"-n", "kube-system", "describe", "pod", "-l", "app.kubernetes.io/name=fairlead"},
+		{"get", "events", "-A", "--field-selector", "type!=Normal"},
 		{"-n", "kube-system", "logs", "-l", "app.kubernetes.io/name=fairlead", "--tail=40", "--all-containers", "--prefix"},
-		{"-n", "kube-system", "describe", "pod", "-l", "k8s-app=kube-proxy"},
 		{"-n", "kube-system", "logs", "-l", "k8s-app=kube-proxy", "--tail=40", "--prefix"},
 	} {
 		out, err := c.kubectl(ctx, args...)

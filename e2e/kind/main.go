@@ -52,6 +52,7 @@ type options struct {
 	image    string   // a ready image of fairlead instead
 	lanes    []string // by name
 	keep     bool     // leave the last cluster
+	gocmd    string
 }
 
 func parse(args []string) (options, error) {
@@ -62,6 +63,7 @@ func parse(args []string) (options, error) {
 	image := fs.String("image", "", "image of fairlead; empty makes one of -fairlead")
 	names := fs.String("lanes", strings.Join(laneNames(), ","), "lanes to run, by name")
 	keep := fs.Bool("keep", false, "leave the cluster of the last lane")
+	gocmd := fs.String("go", "go", "the go command")
 	if err := fs.Parse(args); err != nil {
 		return options{}, err
 	}
@@ -69,7 +71,7 @@ func parse(args []string) (options, error) {
 	if err != nil {
 		return options{}, err
 	}
-	o := options{fairlead: *program, repo: repo, node: *node, base: *base, image: *image, keep: *keep}
+	o := options{fairlead: *program, repo: repo, node: *node, base: *base, image: *image, keep: *keep, gocmd: *gocmd}
 	if !filepath.IsAbs(o.fairlead) {
 		o.fairlead = filepath.Join(repo, o.fairlead)
 	}
@@ -90,7 +92,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &shell{out: out}
+	s := &shell{out: out, gocmd: o.gocmd}
 	if _, err := s.output(ctx, "docker", "version", "--format", "{{.Server.Version}}"); err != nil {
 		return fmt.Errorf("docker cannot be used; is dockerd running? %w", err)
 	}

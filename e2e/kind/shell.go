@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -17,7 +16,8 @@ import (
 
 // A shell runs programs and tells what it does.
 type shell struct {
-	out io.Writer
+	out   io.Writer
+	gocmd string // the go command
 }
 
 func (s *shell) say(format string, args ...any) {
@@ -53,7 +53,6 @@ func (s *shell) input(ctx context.Context, text string, args ...string) (string,
 // command ends what it started with an interrupt, so that it can say goodbye.
 func command(ctx context.Context, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd

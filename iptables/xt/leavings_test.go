@@ -97,7 +97,7 @@ func TestDiscardTexts(t *testing.T) {
 		t.Errorf("first %q, want %q", got[0], want)
 	}
 	for i, text := range got[1:] {
-		if emptying := i < 3; strings.Contains(text, ":THEM-X") != emptying || strings.Contains(text, "-X ") == emptying {
+		if emptying := i < 3; strings.Contains(text, ":THEM-X") != emptying || strings.Contains(text, "\n-X ") == emptying {
 			t.Errorf("text %d: %.60q", i+1, text)
 		}
 	}

@@ -37,6 +37,10 @@ type Config struct {
 
 	// Grace is how long the child may take to end after SIGTERM.
 	Grace time.Duration
+
+	// Notify, if not nil, is called with the process ID of a child that has been started, and with 0 when it has
+	// ended.
+	Notify func(pid int)
 }
 
 // Run runs the child until ctx is done and it has ended, and returns nil then. It returns an error if it cannot
@@ -90,6 +94,10 @@ func once(ctx context.Context, c Config) error {
 		return &startError{err}
 	}
 	c.Log.Info("the L7 process runs", "pid", cmd.Process.Pid, "uid", c.UID)
+	if c.Notify != nil {
+		c.Notify(cmd.Process.Pid)
+		defer c.Notify(0)
+	}
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("the L7 process: %w", err)
 	}

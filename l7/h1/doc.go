@@ -19,5 +19,7 @@
 // the connection are answered first, its handler finds Refused set and answers with
 // that status, and the connection ends.
 //
+// A server of our own takes requests from a Gate as they are parsed, by Next; see package wire.
+//
 // The rules are those of RFC 9110 and RFC 9112, on the strict side wherever there is a choice.
 package h1

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"cmp"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -27,6 +28,9 @@ type Builder struct {
 
 	// Who refers to what, as of the last Commit.
 	byClass, bySecret, byConfigMap index[service.Name, service.Name]
+
+	seed   maphash.Seed
+	shared map[uint64]*sharedSettings
 
 	dirty      map[service.Name]struct{} // Ingresses to compile
 	dirtyHosts map[string]struct{}       // hosts to rebuild
@@ -56,6 +60,9 @@ func NewBuilder(cfg Config) *Builder {
 		byClass:     make(index[service.Name, service.Name]),
 		bySecret:    make(index[service.Name, service.Name]),
 		byConfigMap: make(index[service.Name, service.Name]),
+
+		seed:   maphash.MakeSeed(),
+		shared: make(map[uint64]*sharedSettings),
 
 		dirty:      make(map[service.Name]struct{}),
 		dirtyHosts: make(map[string]struct{}),

@@ -1,8 +1,6 @@
 package ingress
 
 import (
-	"reflect"
-
 	"github.com/fairlead-project/fairlead/l7/annotation"
 	"github.com/fairlead-project/fairlead/l7/policy"
 	"github.com/fairlead-project/fairlead/l7/route"
@@ -61,12 +59,7 @@ func (h *hostState) route(d *draft, u *unit, b *Builder) *Route {
 	if err != nil {
 		h.problems = append(h.problems, u.newProblem("InvalidAnnotation", "metadata.annotations", "%v: requests get 503", err))
 	}
-	// Most Routes of a host have the same policies, which are large.
-	if n := len(h.model.Routes); n > 0 && reflect.DeepEqual(*h.model.Routes[n-1].Policy, config) {
-		r.Policy = h.model.Routes[n-1].Policy
-	} else {
-		r.Policy = &config
-	}
+	r.Policy = u.shared.sharePolicy(config)
 	return r
 }
 

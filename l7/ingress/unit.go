@@ -15,6 +15,7 @@ type unit struct {
 	dialect  route.Dialect
 	served   bool // it is ours, and not so bad that nothing of it counts
 	settings *annotation.Settings
+	shared   *sharedSettings
 	instead  *BackendKey // what the annotation default-backend names, or nil
 	problems []service.Problem
 	claims   []*claim
@@ -103,7 +104,7 @@ func (u *unit) annotations(b *Builder) {
 			return nil, false
 		},
 	})
-	u.settings = &settings
+	u.settings, u.shared = b.share(in, &settings)
 	if n := settings.Routing.DefaultBackend; n != "" {
 		u.instead = &BackendKey{Service: name(n)}
 	}

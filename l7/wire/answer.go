@@ -41,10 +41,19 @@ func (s *session) respond(resp *exchange.Response) {
 	defer buffers.Put(buf)
 	out := s.head(buf[:0], resp, f)
 	if resp.Body == nil || f == bodyless {
-		_, s.done.Err = s.c.gate.Write(out)
+		_, s.done.Err = s.write(out)
 		return
 	}
 	s.done.Out, s.done.Err = s.send(resp, f, out)
+}
+
+// write writes some of the answer. If that cannot be the client has gone.
+func (s *session) write(b []byte) (int, error) {
+	n, err := s.c.gate.Write(b)
+	if err != nil && isEnd(err) {
+		s.life.cancel()
+	}
+	return n, err
 }
 
 // settle decides whether the connection ends with the answer. The last moment for that is the head.
@@ -66,9 +75,9 @@ func (s *session) settle(resp *exchange.Response) {
 
 // told100 reports whether the client has been told to send its body.
 func (s *session) told100() bool {
-	s.write.Lock()
-	defer s.write.Unlock()
-	return s.write.continued
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	return s.turn.continued
 }
 
 func (s *session) framing(resp *exchange.Response) framing {
@@ -163,9 +172,9 @@ func (s *session) told(status int, h exchange.Header) {
 	}
 	b := appendStatus(nil, false, status)
 	b = append(appendFields(b, h), "\r\n"...)
-	s.write.Lock()
-	defer s.write.Unlock()
-	if !s.write.begun {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if !s.turn.begun {
 		_, _ = s.c.gate.Write(b) // if it fails, the answer does, too
 	}
 }

@@ -87,7 +87,7 @@ func (b *body) drain() bool {
 		return false
 	case !b.unread():
 		return true
-	case b.left() > drained || b.s.q.Continue:
+	case b.left() > drained, b.s.q.Continue && !b.s.told100():
 		return false
 	}
 	n, err := io.CopyN(io.Discard, gateBody{b.s}, drained+1)
@@ -103,12 +103,12 @@ const goOn = "HTTP/1.1 100 Continue\r\n\r\n"
 
 // goOn tells the client to send its body, unless it has its answer already.
 func (s *session) goOn() error {
-	s.write.Lock()
-	defer s.write.Unlock()
-	if s.write.begun || s.write.continued {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if s.turn.begun || s.turn.continued {
 		return nil
 	}
-	s.write.continued = true
+	s.turn.continued = true
 	_, err := io.WriteString(s.c.gate, goOn)
 	return err
 }

@@ -1,8 +1,10 @@
 package wire
 
 import (
+	"errors"
 	"io"
 	"sync"
+	"syscall"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
 	"github.com/fairlead-project/fairlead/l7/h1"
@@ -35,7 +37,7 @@ func (s *session) send(resp *exchange.Response, f framing, out []byte) (int64, e
 	p.source, _ = resp.Body.(interface{ Buffered() int })
 	if p.source != nil && p.source.Buffered() == 0 && p.left != 0 {
 		// The head need not wait for what may be long in coming.
-		if _, err := s.c.gate.Write(out); err != nil {
+		if _, err := s.write(out); err != nil {
 			return 0, err
 		}
 		out = out[:0]
@@ -43,7 +45,7 @@ func (s *session) send(resp *exchange.Response, f framing, out []byte) (int64, e
 	out, err := p.fill(out)
 	// Of a body that breaks off before its first byte the client need not see the head: it may ask again.
 	if len(out) > 0 && (err == nil || p.total > 0 || err == io.EOF && p.left <= 0) {
-		if _, werr := s.c.gate.Write(out); werr != nil {
+		if _, werr := s.write(out); werr != nil {
 			return p.total, werr
 		}
 	}
@@ -125,7 +127,7 @@ func (p *pieces) rest() error {
 	for {
 		out, err := p.fill(buf[:0])
 		if len(out) > 0 {
-			if _, werr := p.s.c.gate.Write(out); werr != nil {
+			if _, werr := p.s.write(out); werr != nil {
 				return werr
 			}
 		}
@@ -137,7 +139,7 @@ func (p *pieces) rest() error {
 
 // Write writes some of the body.
 func (p *pieces) Write(b []byte) (int, error) {
-	n, err := p.s.c.gate.Write(b)
+	n, err := p.s.write(b)
 	p.took(int64(n))
 	return n, err
 }
@@ -146,6 +148,9 @@ func (p *pieces) Write(b []byte) (int, error) {
 func (p *pieces) ReadFrom(r io.Reader) (int64, error) {
 	n, err := p.s.c.gate.ReadFrom(r)
 	p.took(n)
+	if errors.Is(err, syscall.EPIPE) { // which no reading fails with
+		p.s.life.cancel()
+	}
 	return n, err
 }
 

@@ -29,7 +29,7 @@ type session struct {
 	again   bool // it does not
 
 	// Other goroutines may write while the answer has not begun.
-	write struct {
+	turn struct {
 		sync.Mutex
 		begun     bool // the answer has
 		continued bool // the client has been told to send its body
@@ -48,7 +48,7 @@ func newSession(c *conn) *session {
 func (s *session) begin(q *h1.Request) {
 	c := s.c
 	s.q, s.done, s.closing, s.again = q, Done{}, false, false
-	s.write.begun, s.write.continued = false, false
+	s.turn.begun, s.turn.continued = false, false
 	s.x = exchange.Exchange{Context: &s.life, Interim: s.interim, Tries: s.tries[:0]}
 	x := &s.x.Request
 	x.Started = time.Now()
@@ -129,10 +129,10 @@ func (s *session) end() {
 
 // start begins the answer. It reports false if it had begun.
 func (s *session) start() bool {
-	s.write.Lock()
-	defer s.write.Unlock()
-	was := s.write.begun
-	s.write.begun = true
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	was := s.turn.begun
+	s.turn.begun = true
 	return !was
 }
 
@@ -141,6 +141,6 @@ func (s *session) fault() error {
 	resp := exchange.Response{Status: http.StatusInternalServerError}
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
-	_, err := s.c.gate.Write(s.head(buf[:0], &resp, sized))
+	_, err := s.write(s.head(buf[:0], &resp, sized))
 	return err
 }
