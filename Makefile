@@ -3,6 +3,8 @@ GO      ?= $(shell .ci/go 2>/dev/null || echo go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 BIN      = bin/fairlead
+DOCKER  ?= docker
+IMAGE   ?= fairlead:$(VERSION)
 KERNEL  ?= uml
 SOAK    ?= 10m
 # Says of each failed test whether it fails again when it runs alone: only then it fails the target.
@@ -64,9 +66,19 @@ bench-l7: build ## fairlead l7 against nginx and HAProxy (root; nginx-light, hap
 soak: build ## does anything grow in the mode userspace, under load, while endpoints come and go? SOAK=10m (root)
 	$(GO) run ./e2e/bench -fairlead $(BIN) -mode userspace -soak $(SOAK) $(BENCHFLAGS)
 
+image: ## the container image IMAGE; DOCKER=podman works too, BASE= and BUILDER= say what it is made from
+	DOCKER_BUILDKIT=1 $(DOCKER) build -f deploy/Containerfile -t $(IMAGE) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BUILDER),--build-arg BUILDER=$(BUILDER)) $(IMAGEFLAGS) .
+
+chart: ## lint the Helm chart, and render it; VALUES= are files of values
+	cd e2e/tools/deploy && $(GO) build -o $(abspath bin)/chart ./chart
+	bin/chart lint deploy/helm/fairlead $(VALUES)
+	bin/chart template -notes deploy/helm/fairlead $(VALUES)
+
 fuzz: ## a minute of each fuzz target
 	@for p in $$(grep -rl 'func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind lab test golden bench bench-ipvs bench-userspace bench-l7 soak fuzz
+.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind lab test golden bench bench-ipvs bench-userspace bench-l7 soak image chart fuzz

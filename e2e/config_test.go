@@ -117,23 +117,38 @@ func TestConfigEffective(t *testing.T) {
 		}
 		compared++
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
-			got, want := effective(t, ours, args), effective(t, theirs, args)
-			mode, _ := want["mode"].(string)
-			for _, section := range []string{"iptables", "ipvs", "nftables"} {
-				if section != mode { // kube-proxy forgets the periods of other modes
-					for _, m := range []map[string]any{got, want} {
-						delete(m[section].(map[string]any), "syncPeriod")
-						delete(m[section].(map[string]any), "minSyncPeriod")
-					}
-				}
-			}
-			if d := cmp.Diff(got, want); d != "" {
-				t.Errorf("what is in force (-fairlead +kube-proxy):\n%s", d)
-			}
+			sameConfig(t, effective(t, ours, args), effective(t, theirs, args))
 		})
 	}
 	if compared < 12 {
 		t.Errorf("only %d fixtures are for both programs", compared)
+	}
+}
+
+// TestConfigBack has kube-proxy read what fairlead writes, with fairlead's own document behind it.
+func TestConfigBack(t *testing.T) {
+	t.Parallel()
+	theirs, ours := bothPrograms(t)
+	args := fixtureArgs(t, "../cmd/fairlead/testdata/config/kubeadm-ipvs.txtar")
+	file := filepath.Join(t.TempDir(), "written")
+	output(t, ours, append(args, "--ipvs-drain-timeout=3s", "--write-config-to="+file)...)
+	sameConfig(t, effective(t, ours, args), effective(t, theirs, []string{"--config=" + file}))
+}
+
+// sameConfig compares two KubeProxyConfigurations.
+func sameConfig(t *testing.T, got, want map[string]any) {
+	t.Helper()
+	mode, _ := want["mode"].(string)
+	for _, section := range []string{"iptables", "ipvs", "nftables"} {
+		if section != mode { // kube-proxy forgets the periods of other modes
+			for _, m := range []map[string]any{got, want} {
+				delete(m[section].(map[string]any), "syncPeriod")
+				delete(m[section].(map[string]any), "minSyncPeriod")
+			}
+		}
+	}
+	if d := cmp.Diff(got, want); d != "" {
+		t.Errorf("what is in force (-fairlead +kube-proxy):\n%s", d)
 	}
 }
 

@@ -82,6 +82,7 @@ func (b *deployBed) rights(t *testing.T) {
 	}
 	b.nothingElse(t, secrets, b.roleRules(t, objects))
 	b.stop(t)
+	b.cleanUpAs(t, c, binary, env)
 }
 
 // roleRules are the rules of all roles among objects.

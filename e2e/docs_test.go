@@ -175,7 +175,8 @@ func usual(line string) string {
 	for _, r := range []struct{ old, new string }{
 		{`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`, "TIME"},
 		{`\b(\d+(\.\d+)?(h|ms|µs|m|s|d))+(\s|;|,|$)`, "AGE${4}"},
-		{`\bpid \d+`, "pid N"},
+		{`\bpid(":)? \d+`, "pid N"},
+		{`^  "version": ".*"`, "version"},
 		{`^(\w+ +\d+) \d+ `, "${1} SECONDS "}, // of conntrack
 		{`\bsize=\d+`, "size=N"},              // of ipvsadm
 		{`\biptables \d+\.\d+\.\d+, .*`, "iptables"},

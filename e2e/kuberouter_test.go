@@ -73,6 +73,7 @@ func TestIPVSKubeRouter(t *testing.T) {
 			}
 			tools(routerState())
 			foreign := b.run(t, "ipset save kube-router-svip")
+			old := b.connect(t, "10.96.0.20:80")
 			b.startWith(t, "--manifests="+b.dir)
 			within(t, time.Minute, func() error { return b.proxy.WaitOutput(t.Context(), "first sync done") })
 			want := []string{"10.96.0.10:80 10.244.1.2", "10.96.0.10:80 10.244.2.2", "10.96.0.20:80 10.244.1.3"}
@@ -88,10 +89,31 @@ func TestIPVSKubeRouter(t *testing.T) {
 			if got := b.run(t, "ipset save kube-router-svip"); got != foreign {
 				t.Errorf("a set of kube-router's is now\n%s\nand was\n%s", got, foreign)
 			}
+			if r := old.Exchange(t.Context(), "a"); r.Class != netns.Reply {
+				t.Errorf("a connection through kube-router's virtual server does not survive fairlead's start: %v", r)
+			}
 			tools(routerGone())
 			within(t, time.Minute, answered)
+			t.Logf("a connection through kube-router's virtual server, after all: %v", old.Exchange(t.Context(), "b"))
 		})
 	}
+}
+
+// connect opens a connection from a pod, through a virtual server of which not every
+// endpoint answers.
+func (b *bed) connect(t *testing.T, dst string) *netns.Conn {
+	t.Helper()
+	var c *netns.Conn
+	within(t, time.Minute, func() error {
+		var r netns.Result
+		c, r = b.place(t, netns.PodAddr(1, 9)).Dial(t.Context(), netns.Request{Proto: netns.TCP, Dst: netip.MustParseAddrPort(dst), Timeout: time.Second})
+		if c == nil {
+			return fmt.Errorf("no connection to %s: %v", dst, r)
+		}
+		return nil
+	})
+	t.Cleanup(func() { _ = c.Reset() })
+	return c
 }
 
 // whoAnswers calls two cluster IPs from a pod, often enough that every endpoint is

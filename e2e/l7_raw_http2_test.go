@@ -198,6 +198,13 @@ func (r *l7Raw) testHTTP2Floods(t *testing.T) {
 			}
 			return nil
 		},
+		"made you reset": func(h *h2Conn) error { // the server itself ends streams that break the rules (CVE-2025-8671)
+			h.AllowIllegalWrites = true
+			return repeat(20_000, func() error {
+				id, err := h.open(false, ":method: POST", ":scheme: https", ":authority: go.test", ":path: /")
+				return errors.Join(err, h.WriteWindowUpdate(id, 0))
+			})
+		},
 		"continuation": func(h *h2Conn) error {
 			err := h.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: h.head(get...), EndStream: true})
 			for i := 0; err == nil && i < 20_000; i++ {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -140,10 +141,25 @@ func (s *stage) startKubeProxy(t *testing.T, a actor) {
 	s.proxy = p
 	for range 3 { // minutes: in ipvs mode it starts a program for each element of a set
 		if err = s.Await(t.Context(), s.marker, p); err == nil {
-			return
+			break
 		}
 	}
-	t.Fatal(err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.kube == "ipvs" { // sets and rules come after the servers
+		within(t, 3*time.Minute, func() error {
+			last := clusterIP(100 + s.serial)
+			rules, err := s.tool(t.Context(), "", "ip6tables-"+a.variant+"-save", "-t", "nat")
+			if _, missing := s.tool(t.Context(), "", "ipset", "test", "KUBE-6-CLUSTER-IP", last.V6.String()+",tcp:80"); missing != nil {
+				return missing
+			}
+			if err == nil && !strings.Contains(rules, "-j MASQUERADE") {
+				err = errors.New("kube-proxy has not written its rules yet")
+			}
+			return err
+		})
+	}
 }
 
 // leave ends the actor that serves. What it has put in force stays.

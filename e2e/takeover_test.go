@@ -80,6 +80,9 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 	open := s.hold(t)
 	before := p.tally(t)
 	s.leave(t, from, process)
+	if from.proxies() && next.kube != "" {
+		s.cleanup(t) // or its rules would keep kube-proxy from serving
+	}
 	s.enter(t, next)
 	if next.kube == "" {
 		s.removed(t, what)

@@ -79,7 +79,9 @@ func (s *Server) tellInForce(changes []kube.Change, before map[service.Name]stru
 			}
 		}
 		for n := range before {
-			names[n] = struct{}{}
+			if _, is := s.served[n]; !is {
+				names[n] = struct{}{}
+			}
 		}
 	}
 	var changed []*ingress.Ingress

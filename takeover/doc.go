@@ -30,9 +30,11 @@
 //   - The tables ip kube-proxy and ip6 kube-proxy of nft.
 //   - Sets by their names. They say what else is kube-proxy's: a virtual server, if its
 //     address and port are in one of them, or, for a node port, if the port is and the
-//     address is the node's; an address of kube-ipvs0, if it is in KUBE-IPVS-IPS or has
-//     such a virtual server. What no set names is somebody else's and stays, and so
-//     does what is in the networks that are to be left alone.
+//     address is the node's; or if its address is one of kube-ipvs0, from which
+//     kube-proxy removes all that is not its own. An address of kube-ipvs0 is
+//     kube-proxy's if it is in KUBE-IPVS-IPS or has such a virtual server. Where there
+//     is no such set, and for all else, it is somebody else's and stays, and so does
+//     what is in the networks that are to be left alone.
 //
 // The sets go last, so that they are the memory of what is still to be removed, also
 // for the next process.

@@ -22,7 +22,8 @@ type Claim struct {
 	sets  []string // all of kube-proxy's that there are
 	keys  map[kernel.ServerKey]bool
 	ports map[service.Protocol]map[uint16]bool // node ports
-	addrs map[netip.Addr]bool                  // of the device
+	addrs map[netip.Addr]bool                  // of the device, which a set names
+	on    map[netip.Addr]kernel.AddrState      // all of the device
 	local []netip.Addr                         // of the node
 }
 
@@ -58,6 +59,11 @@ func ReadClaim(ctx context.Context, k kernel.Kernel, local []netip.Addr) (*Claim
 		}
 	}
 	slices.Sort(c.sets)
+	dev, err := k.Device(ctx, device)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", device, err)
+	}
+	c.on = dev.Addrs
 	return c, nil
 }
 
@@ -75,9 +81,17 @@ func (c *Claim) note(use setUse, e kernel.Element) {
 	}
 }
 
-// Server reports whether a virtual server is kube-proxy's.
-func (c *Claim) Server(key kernel.ServerKey) bool {
+// Names reports whether the sets name a virtual server.
+func (c *Claim) Names(key kernel.ServerKey) bool {
 	return c.keys[key] || c.ports[key.Protocol][key.Addr.Port()] && slices.Contains(c.local, key.Addr.Addr())
+}
+
+// server reports whether a virtual server is kube-proxy's. Where it was stopped half-way,
+// not every server is named yet; but nobody else's is at an address of the device, of
+// which kube-proxy has removed all that are not its own.
+func (c *Claim) server(key kernel.ServerKey) bool {
+	_, on := c.on[key.Addr.Addr()]
+	return c.Names(key) || on
 }
 
 // Addr reports whether an address of the device kube-ipvs0 is kube-proxy's.
@@ -162,7 +176,7 @@ func (t *Taker) predecessors(ctx context.Context, r *Result) error {
 	}
 	for key, s := range all {
 		switch a := key.Addr.Addr(); {
-		case !c.Server(key) || ours.keys[key] || t.excluded(a):
+		case !c.server(key) || ours.keys[key] || t.excluded(a):
 			delete(all, key)
 		case s != nil:
 			c.addrs[a] = true

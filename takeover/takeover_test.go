@@ -76,7 +76,8 @@ func key(p service.Protocol, at string) kernel.ServerKey {
 
 var (
 	clusterIP = netip.MustParseAddr("10.96.0.10")
-	foreignIP = netip.MustParseAddr("192.0.2.80")
+	foreignIP = netip.MustParseAddr("192.0.2.79")
+	halfwayIP = netip.MustParseAddr("10.96.0.11") // kube-proxy was stopped before it named its server
 	nodeIP    = netip.MustParseAddr("172.18.0.11")
 	dest      = netip.MustParseAddrPort("10.244.1.2:8080")
 )
@@ -87,7 +88,7 @@ func leftKernel(t *testing.T) *kernel.Fake {
 	k := kernel.NewFake()
 	ops := []kernel.Op{
 		kernel.NewDevice{Name: device},
-		kernel.AddAddr{Device: device, Addr: clusterIP}, kernel.AddAddr{Device: device, Addr: foreignIP},
+		kernel.AddAddr{Device: device, Addr: clusterIP}, kernel.AddAddr{Device: device, Addr: foreignIP}, kernel.AddAddr{Device: device, Addr: halfwayIP},
 		kernel.NewSet{Set: kernel.Set{Name: "KUBE-CLUSTER-IP", Type: kernel.HashIPPort, MaxElem: 100}},
 		kernel.NewSet{Set: kernel.Set{Name: "KUBE-NODE-PORT-TCP", Type: kernel.BitmapPort}},
 		kernel.NewSet{Set: kernel.Set{Name: "KUBE-IPVS-IPS", Type: kernel.HashIP, MaxElem: 100}},
@@ -99,7 +100,7 @@ func leftKernel(t *testing.T) *kernel.Fake {
 	}
 	for _, s := range []kernel.ServerKey{
 		key(service.TCP, "10.96.0.10:80"), key(service.UDP, "10.96.0.10:53"), key(service.TCP, "172.18.0.11:30001"),
-		key(service.TCP, "192.0.2.80:80"), key(service.TCP, "192.0.2.80:30001"), key(service.TCP, "172.18.0.11:443"),
+		key(service.TCP, "192.0.2.80:80"), key(service.TCP, "192.0.2.80:30001"), key(service.TCP, "172.18.0.11:443"), key(service.TCP, "10.96.0.11:80"),
 	} {
 		ops = append(ops, kernel.NewServer{Key: s, Server: kernel.Server{Scheduler: "rr"}}, kernel.NewDest{Key: s, Addr: dest, Weight: 1})
 	}
@@ -179,7 +180,7 @@ func TestPassIPVS(t *testing.T) {
 		{Protocol: service.UDP, OrigDst: netip.MustParseAddrPort("10.96.0.10:53")},
 		{Protocol: service.UDP, OrigDst: netip.MustParseAddrPort("10.96.0.10:54")},
 	}
-	x.pass(t, Result{Servers: 3, Addresses: 1, Sets: 3})
+	x.pass(t, Result{Servers: 4, Addresses: 2, Sets: 3})
 	if d := cmp.Diff(x.servers(t), bystanders); d != "" {
 		t.Errorf("servers (-got +want):\n%s", d)
 	}
@@ -199,7 +200,7 @@ func TestPassDrains(t *testing.T) {
 	x := newTaking(t, Userspace)
 	busy := key(service.TCP, "10.96.0.10:80")
 	x.k.SetConns(busy, dest, kernel.Conns{Active: 1})
-	x.pass(t, Result{Servers: 2, Draining: 1, Held: 1})
+	x.pass(t, Result{Servers: 3, Addresses: 1, Draining: 1, Held: 1})
 	s, err := x.k.Server(t.Context(), busy)
 	if err != nil || s == nil || s.Dests[0].Weight != 0 {
 		t.Fatalf("the server with a connection: %v, %v, want weight 0", s, err)
@@ -229,7 +230,7 @@ func TestPassBesideIPVS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.pass(t, Result{Servers: 2, Sets: 3})
+	x.pass(t, Result{Servers: 3, Addresses: 1, Sets: 3})
 	if d := cmp.Diff(x.servers(t), append([]string{"tcp 10.96.0.10:80"}, bystanders...)); d != "" {
 		t.Errorf("servers (-got +want):\n%s", d)
 	}
@@ -241,7 +242,7 @@ func TestPassBesideIPVS(t *testing.T) {
 func TestPassExcluded(t *testing.T) {
 	x := newTaking(t, IPTables, netip.MustParsePrefix("10.96.0.0/16"))
 	x.pass(t, Result{Servers: 1, Sets: 3})
-	if got := x.servers(t); len(got) != 5 || !slices.Contains(x.addrs(t), clusterIP) {
+	if got := x.servers(t); len(got) != 6 || !slices.Contains(x.addrs(t), clusterIP) {
 		t.Errorf("servers %v and addresses %v, want those of the excluded network among them", got, x.addrs(t))
 	}
 }

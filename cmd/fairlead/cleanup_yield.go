@@ -57,7 +57,7 @@ func (k yieldingKernel) Apply(ctx context.Context, ops []kernel.Op) ([]*kernel.O
 	for _, op := range ops {
 		switch op := op.(type) {
 		case kernel.DelServer:
-			if k.claim.Server(op.Key) {
+			if k.claim.Names(op.Key) {
 				continue
 			}
 		case kernel.DelAddr:

@@ -7,10 +7,12 @@
 //
 //	fairlead plan     print what would be put in force; no root, no cluster
 //	fairlead trace    explain what happens to a packet
+//	fairlead status   ask the running fairlead how it is
 //	fairlead ipvs     show the virtual servers of this machine, by Service
 //	fairlead l7       serve the Ingresses of the cluster; a process of its own, which needs no privileges
 //	fairlead check    say what becomes of Ingresses made for ingress-nginx
 //	fairlead cleanup  remove everything fairlead has put in the kernel
+//	fairlead completion  print a script that makes a shell complete all this
 //
 // # Exit status
 //
@@ -36,7 +38,9 @@
 //	tracker.go   the node while it runs: Node object, addresses
 //	problems.go  what operators hear about objects
 //	offline.go   what plan, trace and ipvs have in common
-//	trace.go     what is decided about a packet; trace_rules.go what is done to it
+//	trace.go     what is decided about a packet; trace_rules.go what is done to it, trace_live.go asks the running process
+//	status.go    fairlead status; status_serve.go what the running process answers, status_engines.go what it says of its tools
+//	tree.go      the command line as cobra sees it, for completion.go and the manual pages in deploy/man
 //	l7.go        fairlead l7; flags_l7.go its flags, l7_listen.go its listeners
 //	l7_settle.go which problems last long enough to be told
 //	l7_child.go  fairlead l7 as a child of fairlead, for --l7

@@ -162,6 +162,15 @@ func (k *virtualKernel) await(t *testing.T, ended <-chan error, what string, ok 
 
 func TestRunIPVS(t *testing.T) {
 	k, rules := newVirtualKernel("rr", "wlc"), xt.NewFake()
+	rules.Fail = func(op string) error {
+		if strings.HasPrefix(op, "restored ") { // tables have been written
+			select {
+			case k.applied <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	}
 	p := testProcess(t, examples, "--proxy-mode=ipvs", "--ipvs-scheduler=wlc", "--ipvs-udp-timeout=1500ms", "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48")
 	p.root = vsRoot(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -175,7 +184,9 @@ func TestRunIPVS(t *testing.T) {
 		vips, err := k.Elements(ctx, "FL6-VIP")
 		return err == nil && len(vips) > 0
 	}
-	k.await(t, ended, "the examples are put in force", published)
+	// Rules are written last when the mode is new to the kernel.
+	inForce := func() bool { return published() && strings.Contains(rules.Dump(), "FL4-VIP dst,dst") }
+	k.await(t, ended, "the examples are put in force", inForce)
 	servers, err := k.Servers(ctx)
 	if err != nil || servers[web] == nil || servers[web].Scheduler != "wlc" || len(servers[web].Dests) != 2 {
 		t.Errorf("virtual servers %v, %v, want %s", slices.Collect(maps.Keys(servers)), err, web)

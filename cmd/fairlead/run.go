@@ -29,11 +29,15 @@ const runUsage = `fairlead puts the Services of a Kubernetes cluster in force on
 Usage:
   fairlead [flags]           follow an API server, as kube-proxy does
   fairlead --manifests DIR   follow a folder of manifests
-  fairlead plan -f FILE      print the rules for manifests
-  fairlead trace -f FILE --from ADDR --to ADDR:PORT
+  fairlead status            ask the running fairlead how it is
+  fairlead trace --from ADDR --to ADDR:PORT
                              explain what happens to a packet
+  fairlead plan -f FILE      print the rules for manifests
   fairlead ipvs              show virtual servers and the Services they are for
-  fairlead cleanup           remove everything fairlead put in the kernel`
+  fairlead l7                serve the Ingresses of a cluster
+  fairlead check --migrate   say what becomes of Ingresses made for ingress-nginx
+  fairlead cleanup           remove everything fairlead put in the kernel
+  fairlead completion SHELL  print a script that completes command lines`
 
 // run is fairlead without a subcommand.
 func (c command) run(ctx context.Context, args []string) error {

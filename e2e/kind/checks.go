@@ -311,6 +311,53 @@ func health(ctx context.Context, c *cluster, mode string) error {
 	return nil
 }
 
+// curl is the client's. It fails unless the answer is 200.
+func (c *cluster) curl(ctx context.Context, args ...string) (string, error) {
+	return c.in(ctx, client, append([]string{"curl", "-sSf", "-m", "10"}, args...)...)
+}
+
+// ingressAnswers asks the node that serves Ingresses until both pods answered, and
+// requires that another host or path is not served.
+func ingressAnswers(ctx context.Context, c *cluster) error {
+	want, err := c.pods(ctx, "web")
+	if err != nil {
+		return err
+	}
+	for family, ip := range c.addrs[worker] {
+		var pods []string
+		for range tries {
+			out, err := c.curl(ctx, "-H", "Host: shop.example", "http://"+net.JoinHostPort(ip, "80")+"/cart/1")
+			if err != nil {
+				return err
+			}
+			pod, rest, _ := strings.Cut(out, " ")
+			if want := c.addrs[client][family] + " shop.example /cart/1"; rest != want {
+				return fmt.Errorf("%s: the pod saw %q, want %q", ip, rest, want)
+			}
+			pods = append(pods, pod)
+		}
+		slices.Sort(pods)
+		if pods = slices.Compact(pods); !slices.Equal(pods, want) {
+			return fmt.Errorf("%s: got answers of %v, want of %v", ip, pods, want)
+		}
+		got, err := c.in(ctx, client, "curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: shop.example",
+			"http://"+net.JoinHostPort(ip, "80")+"/elsewhere")
+		if err != nil || got != "404" {
+			return fmt.Errorf("%s: another path got %s, want 404: %w", ip, got, err)
+		}
+	}
+	return nil
+}
+
+// ingressStatus requires the address of the node that serves Ingresses.
+func ingressStatus(ctx context.Context, c *cluster) error {
+	got, err := c.kubectl(ctx, "get", "ingress", "shop", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")
+	if err != nil || !strings.Contains(got, c.addrs[worker][0]) {
+		return fmt.Errorf("got %q, want %s in it: %w", got, c.addrs[worker][0], err)
+	}
+	return nil
+}
+
 // leftBehind looks for the rules of whoever was replaced.
 func leftBehind(of string) []check {
 	marks := map[string][]string{

@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-	_ "embed"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -21,6 +21,29 @@ func (c *cluster) cleanInstall(ctx context.Context, o options, mode string) erro
 		return err
 	}
 	return c.check(ctx, checksOf(mode))
+}
+
+// ingress puts L4 and L7 into a cluster, and looks at an Ingress from outside.
+func ingress(ctx context.Context, c *cluster, o options) error {
+	if _, err := c.kubectl(ctx, "label", "node", worker, "fairlead.io/edge=true"); err != nil {
+		return err
+	}
+	if err := c.kustomize(ctx, o, "with-l7"); err != nil {
+		return err
+	}
+	for namespace, name := range map[string]string{"kube-system": "fairlead", "fairlead-l7": "fairlead-l7"} {
+		if _, err := c.kubectl(ctx, "-n", namespace, "rollout", "status", "daemonset/"+name, "--timeout=240s"); err != nil {
+			return err
+		}
+	}
+	return c.check(ctx, []check{
+		{"an Ingress, from outside", ingressAnswers},
+		{"an Ingress over TLS, from outside", func(ctx context.Context, c *cluster) error {
+			_, err := c.curl(ctx, "-k", "--resolve", "shop.example:443:"+c.addrs[worker][0], "https://shop.example/cart/1")
+			return err
+		}},
+		{"the status of the Ingress", ingressStatus},
+	})
 }
 
 // kustomize applies a folder of deploy/kustomize with the image of the tests.
@@ -48,7 +71,7 @@ patches:
     - {op: add, path: /spec/template/spec/containers/0/imagePullPolicy, value: Never}
 `, mode, name, tag, name, tag)
 	// The one line that an installer has to fill in; these are kind's ranges.
-	fill := "mkdir -p /fairlead-deploy/e2e && sed -i 's|^# clusterCIDR:.*|clusterCIDR: 10.244.0.0/16,fd00:10:244::/56|' /fairlead-deploy/kustomize/" + mode + "/config.conf"
+	fill := "mkdir -p /fairlead-deploy/e2e && sed -i 's|^# clusterCIDR:.*|clusterCIDR: 10.244.0.0/16,fd00:10:244::/56|' /fairlead-deploy/kustomize/*/config.conf"
 	if _, err := c.in(ctx, controlPlane, "sh", "-c", fill); err != nil {
 		return err
 	}
@@ -60,84 +83,45 @@ patches:
 }
 
 // swapThere changes the image of kube-proxy's DaemonSet to fairlead's and back,
-// while conversations go on, and looks at Services before, in between and after.
-func swapThere(ctx context.Context, c *cluster, _ options) error {
+// as an operator would, while conversations go on, and looks at Services before,
+// in between and after.
+func swapThere(ctx context.Context, c *cluster, o options) error {
 	all := checksOf("")
 	c.say("with kube-proxy")
 	if err := c.check(ctx, all); err != nil {
 		return fmt.Errorf("before the swap, with kube-proxy: %w", err)
 	}
-	original, err := c.kubectl(ctx, "-n", "kube-system", "get", "daemonset", "kube-proxy", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
-	if err != nil {
+	if _, err := c.output(ctx, "docker", "cp", filepath.Join(o.repo, "deploy", "swap.sh"), controlPlane+":/swap.sh"); err != nil {
 		return err
 	}
-	for _, step := range []struct {
-		image, left string
-		after       func(context.Context) error
-	}{
-		{image: fairleadImage, left: "kube-proxy"},
-		// kube-proxy knows nothing of fairlead's rules, which are in front of its own
-		// and keep the endpoints of then, until somebody takes them away.
-		{image: original, left: "fairlead", after: c.cleanup},
+	for _, step := range []struct{ argument, left string }{
+		{argument: fairleadImage, left: "kube-proxy"},
+		{argument: "--back", left: "fairlead"},
 	} {
-		c.say("kubectl -n kube-system set image daemonset/kube-proxy kube-proxy=%s", step.image)
-		if err := c.swap(ctx, step.image, step.after); err != nil {
-			return fmt.Errorf("while the image became %s: %w", step.image, err)
+		c.say("deploy/swap.sh %s", step.argument)
+		if err := c.swap(ctx, step.argument); err != nil {
+			return fmt.Errorf("swap.sh %s: %w", step.argument, err)
 		}
 		if err := c.check(ctx, append(leftBehind(step.left), all...)); err != nil {
-			return fmt.Errorf("after the image became %s: %w", step.image, err)
+			return fmt.Errorf("after swap.sh %s: %w", step.argument, err)
 		}
 	}
 	return nil
 }
 
-// swap changes the image while conversations go on, and fails if any was lost.
-func (c *cluster) swap(ctx context.Context, image string, after func(context.Context) error) error {
+// settled is how long conversations go on after a swap.
+const settled = 10 * time.Second
+
+// swap runs deploy/swap.sh while conversations go on, and fails if any was lost.
+func (c *cluster) swap(ctx context.Context, argument string) error {
 	talk, err := c.talk(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.setImage(ctx, image); err != nil {
-		return err
-	}
-	if after != nil {
-		if err := after(ctx); err != nil {
-			return err
-		}
-	}
-	return talk.end()
-}
-
-// cleanupPod runs `fairlead cleanup` on the node ${NODE}.
-//
-//go:embed cleanup.yaml
-var cleanupPod string
-
-// cleanup takes fairlead's rules from every node.
-func (c *cluster) cleanup(ctx context.Context) error {
-	c.say("fairlead cleanup on every node")
-	for _, node := range []string{controlPlane, worker} {
-		if err := c.apply(ctx, strings.NewReplacer("${NODE}", node, "${IMAGE}", fairleadImage).Replace(cleanupPod)); err != nil {
-			return err
-		}
-	}
-	_, err := c.kubectl(ctx, "-n", "kube-system", "wait", "pod", "-l", "app=fairlead-cleanup",
-		"--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s")
-	return err
-}
-
-// setImage rolls an image out, and gives what runs then some time to be in charge.
-func (c *cluster) setImage(ctx context.Context, image string) error {
-	if _, err := c.kubectl(ctx, "-n", "kube-system", "set", "image", "daemonset/kube-proxy", "kube-proxy="+image); err != nil {
-		return err
-	}
-	if _, err := c.kubectl(ctx, "-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=240s"); err != nil {
-		return err
-	}
+	_, err = c.output(ctx, "docker", "exec", "-e", "KUBECONFIG=/etc/kubernetes/admin.conf", controlPlane, "bash", "/swap.sh", argument)
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(10 * time.Second):
-		return nil
+	case <-time.After(settled):
 	}
+	return errors.Join(err, talk.end())
 }

@@ -35,6 +35,7 @@ func lanes() []lane {
 		{name: "iptables", what: "no kube-proxy; deploy/kustomize/iptables", mode: "none", show: install("iptables")},
 		{name: "userspace", what: "no kube-proxy; deploy/kustomize/userspace", mode: "none", show: install("userspace")},
 		{name: "ipvs", what: "no kube-proxy; deploy/kustomize/ipvs", mode: "none", needs: haveIPVS, show: install("ipvs")},
+		{name: "l7", what: "no kube-proxy; deploy/kustomize/with-l7", mode: "none", show: ingress},
 		{name: "swap", what: "kube-proxy in the mode iptables; another image, and back", mode: "iptables", show: swapThere},
 		{name: "swap-nftables", what: "kube-proxy in the mode nftables; another image, and back", mode: "nftables", show: swapThere},
 	}
@@ -104,6 +105,7 @@ func (c *cluster) report(ctx context.Context) {
 		{"get", "pod,node,service,endpointslice", "-A", "-o", "wide"},
 		{"get", "events", "-A", "--field-selector", "type!=Normal"},
 		{"-n", "kube-system", "logs", "-l", "app.kubernetes.io/name=fairlead", "--tail=40", "--all-containers", "--prefix"},
+		{"-n", "fairlead-l7", "logs", "-l", "app.kubernetes.io/name=fairlead-l7", "--tail=40", "--prefix"},
 		{"-n", "kube-system", "logs", "-l", "k8s-app=kube-proxy", "--tail=40", "--prefix"},
 	} {
 		out, err := c.kubectl(ctx, args...)

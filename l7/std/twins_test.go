@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -53,11 +54,13 @@ func (c *tape) Close() error {
 	return nil
 }
 
-func (c *tape) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
-func (c *tape) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2), Port: 1000} }
+func (c *tape) LocalAddr() net.Addr              { return addr("127.0.0.1:80") }
+func (c *tape) RemoteAddr() net.Addr             { return addr("127.0.0.2:1000") }
 func (c *tape) SetDeadline(time.Time) error      { return nil }
 func (c *tape) SetReadDeadline(time.Time) error  { return nil }
 func (c *tape) SetWriteDeadline(time.Time) error { return nil }
+
+func addr(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 
 // A witness is a Handler that writes down what it is asked, and answers in a way that depends on the path.
 type witness struct {

@@ -1,7 +1,8 @@
 // Command backend is both ends of the conversations that the kind tests look at:
 // the server in a pod, and the client in a pod, on a node or outside.
 //
-//	backend serve                       TCP and UDP on port 8080: answers each line or datagram with "POD CLIENT"
+//	backend serve                       TCP and UDP on port 8080: answers each line or datagram with "POD CLIENT";
+//	                                    HTTP on port 8081: "POD CLIENT HOST PATH"
 //	backend call  tcp|udp ADDR N        N conversations; prints each answer, or "error: …"
 //	backend hold  tcp ADDR              one conversation, a line every 100 ms, until it breaks or the input ends
 //	backend again tcp ADDR              a new conversation every 100 ms until the input ends; prints failures
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -86,6 +88,13 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	web, err := net.Listen("tcp", ":8081")
+	if err != nil {
+		return err
+	}
+	go http.Serve(web, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, name, r.Header.Get("X-Forwarded-For"), r.Host, r.URL.Path)
+	}))
 	go datagrams(packets, name)
 	go func() {
 		for {
