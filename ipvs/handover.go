@@ -3,12 +3,9 @@ package ipvs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
-	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
 )
 
@@ -46,25 +43,10 @@ func OldConnections(cfg Config, f service.Family) []xt.Chain {
 	}
 }
 
-// isFirst reports whether this mode has never been in force here, or was cleaned up.
-// Then another may be, whose rules serve until ours are there.
-func (d *Dataplane) isFirst(ctx context.Context) (bool, error) {
-	for _, f := range d.cfg.families() {
-		have, err := d.kernel.Sets(ctx, setName(f, ""))
-		if err != nil {
-			return false, fmt.Errorf("ipvs: read sets: %w", err)
-		}
-		if slices.ContainsFunc(have, func(s kernel.Set) bool { return s.Name == memberSet(f, 0) }) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// replace puts everything in force in the place of another proxy, or of nobody. Here
-// rules come after what they lead to, since they take the place of rules that lead
-// elsewhere; without them nothing is routed to virtual servers. Addresses that
-// kube-proxy has given the node stay routed there until then.
+// replace puts everything in force, perhaps in the place of another proxy. So rules
+// come after what they lead to: they take the place of rules that lead elsewhere, and
+// without them nothing is routed to virtual servers. Addresses that kube-proxy has given
+// the node stay routed there until then.
 func (d *Dataplane) replace(ctx context.Context, t *change) (r service.Report, err error) {
 	r.Resynced = true
 	if _, err := d.makeMissing(ctx); err != nil {

@@ -126,11 +126,7 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 	for _, s := range d.drains.servers {
 		s.held = false
 	}
-	first, err := d.isFirst(ctx)
-	if err != nil {
-		return service.Report{}, err
-	}
-	if first && d.cfg.VIPMode == Routed {
+	if d.cfg.VIPMode == Routed {
 		r, err := d.replace(ctx, t)
 		return d.finish(r), err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -226,12 +225,11 @@ func (s *Server) Complete() <-chan struct{} { return s.ready }
 // Run does what is to be done in the background until ctx is done, and returns nil then. Afterwards requests are
 // still answered, by what was in force last.
 func (s *Server) Run(ctx context.Context) error {
-	weight := ballast()
-	defer runtime.KeepAlive(weight)
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	tasks.Go(func() { s.keepPace(ctx) })
 	tasks.Go(func() { s.follow(ctx) })
 	tasks.Go(func() { _ = s.checker.Run(ctx) })
 	tasks.Go(func() { s.resolveNames(ctx) })

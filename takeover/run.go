@@ -61,7 +61,8 @@ type watcher struct {
 	began time.Time
 	pause time.Duration // of the next look, when nothing is to be done
 
-	found   int           // passes that have found something
+	sum     Result // what was removed before it was told
+	told    bool
 	pending bool          // in the last pass
 	backoff time.Duration // after failures
 	failure string        // that was told last
@@ -74,8 +75,8 @@ func (w *watcher) pass(ctx context.Context) time.Duration {
 		return 0
 	}
 	log := w.taker.cfg.Log
+	w.sum = w.sum.plus(r)
 	if r.Removed() > 0 {
-		w.found++
 		log.Info("removed what another proxy or another mode has left", append(r.attrs(), "pending", r.Pending())...)
 	}
 	if err != nil {
@@ -88,8 +89,9 @@ func (w *watcher) pass(ctx context.Context) time.Duration {
 		return w.backoff
 	}
 	w.backoff, w.failure = 0, ""
-	if w.found == 1 && r.Removed() > 0 && !w.pending {
-		w.tell(ReasonTookOver, message(r), false)
+	if !w.told && w.sum.Removed() > 0 {
+		w.told = true
+		w.tell(ReasonTookOver, message(w.sum), false)
 	}
 	if r.Pending() && !w.pending {
 		log.Info("what is left of another proxy is removed when its connections have ended", r.attrs()...)

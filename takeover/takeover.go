@@ -76,6 +76,13 @@ func (r Result) Removed() int {
 	return r.Tables + r.Chains + r.Jumps + r.Servers + r.Addresses + r.Sets
 }
 
+// plus adds up what was removed.
+func (r Result) plus(o Result) Result {
+	r.Tables, r.Chains, r.Jumps = r.Tables+o.Tables, r.Chains+o.Chains, r.Jumps+o.Jumps
+	r.Servers, r.Addresses, r.Sets = r.Servers+o.Servers, r.Addresses+o.Addresses, r.Sets+o.Sets
+	return r
+}
+
 // Pending reports whether something is to be removed later.
 func (r Result) Pending() bool { return r.Draining+r.Held+r.Busy > 0 }
 

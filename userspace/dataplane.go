@@ -108,16 +108,11 @@ func (d *Dataplane) follow(prev, snap *service.Snapshot, t *touched) {
 	d.server.Follow(&snap.Node, ports, places)
 }
 
-// resync makes sure of everything. Where another dataplane may be in force, whose rules
-// ours take the place of, they come last: packets find at once what they are sent for.
+// resync makes sure of everything. Rules come last: they may take the place of those of
+// another dataplane, and packets must find at once what they are sent for.
 func (d *Dataplane) resync(ctx context.Context) (service.Report, error) {
 	d.have = nil
-	changed, first, err := d.makeMissing(ctx)
-	if err == nil && !first {
-		var wrote bool
-		wrote, err = d.keepRules(ctx)
-		changed = changed || wrote
-	}
+	changed, err := d.makeMissing(ctx)
 	if err != nil {
 		return service.Report{}, err
 	}
@@ -134,14 +129,13 @@ func (d *Dataplane) resync(ctx context.Context) (service.Report, error) {
 		t.note(m)
 	}
 	r, err := d.write(ctx, t)
-	if err == nil && first {
-		if _, err = d.keepRules(ctx); err != nil {
-			d.have = nil
-		}
+	wrote, failed := d.keepRules(ctx)
+	if failed != nil {
+		d.have = nil // or nobody would try again
 	}
 	r.Resynced = true
-	r.Repaired = d.verifying && (changed || r.Added+r.Removed > 0)
-	return r, err
+	r.Repaired = d.verifying && (changed || wrote || r.Added+r.Removed > 0)
+	return r, errors.Join(err, failed)
 }
 
 // read returns what our sets hold.

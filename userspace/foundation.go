@@ -12,31 +12,24 @@ import (
 	"github.com/fairlead-project/fairlead/service"
 )
 
-// makeMissing makes the sets and the routing that are missing. First says that there
-// was no set of ours, so that another dataplane may be in force.
-func (d *Dataplane) makeMissing(ctx context.Context) (changed, first bool, err error) {
+// makeMissing makes the sets and the routing that are missing, and reports whether any
+// was.
+func (d *Dataplane) makeMissing(ctx context.Context) (changed bool, err error) {
 	ops, err := d.missing(ctx)
 	if err != nil {
-		return false, false, fmt.Errorf("userspace: read sets and routing: %w", err)
+		return false, fmt.Errorf("userspace: read sets and routing: %w", err)
 	}
-	created := 0
-	for _, op := range ops {
-		if _, ok := op.(kernel.NewSet); ok {
-			created++
-		}
-	}
-	first = created == numSets*len(d.cfg.families())
 	if len(ops) == 0 {
-		return false, first, nil
+		return false, nil
 	}
 	refused, err := d.kernel.Apply(ctx, ops)
 	if err == nil {
 		err = refusal(refused)
 	}
 	if err != nil {
-		return false, first, fmt.Errorf("userspace: write sets and routing: %w", err)
+		return false, fmt.Errorf("userspace: write sets and routing: %w", err)
 	}
-	return true, first, nil
+	return true, nil
 }
 
 // keepRules makes the rules right, and reports whether they were not.

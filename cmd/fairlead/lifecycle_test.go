@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -12,8 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"context"
 
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/control"
@@ -127,7 +126,7 @@ func TestMismatches(t *testing.T) {
 			s, cfg := knownNode(), config{}
 			s.Config.PortPrimary, s.Config.ClusterCIDRs = true, cidr("10.244.0.0/16", "fd00:10:244::/48")
 			c.change(&s, &cfg)
-			fatal, warnings := mismatches(s, c.families, cfg)
+			warnings, fatal := mismatches(s, c.families, cfg)
 			if (fatal == nil) != (c.fatal == "") || fatal != nil && !strings.Contains(fatal.Error(), c.fatal) {
 				t.Errorf("fatal is %v, want %q", fatal, c.fatal)
 			}

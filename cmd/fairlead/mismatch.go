@@ -12,17 +12,17 @@ import (
 // is served. What kube-proxy does not start with is an error; the rest, of which
 // people have much that never did any harm, is a warning.
 func (p *process) checkFamilies(s nodeState, families []service.Family) error {
-	fatal, warnings := mismatches(s, families, p.cfg)
+	warnings, fatal := mismatches(s, families, p.cfg)
 	for _, w := range warnings {
 		p.log.Warn("the configuration may be incomplete or wrong", "problem", w)
 	}
 	return fatal
 }
 
-// mismatches returns why fairlead cannot serve these families with what it is told
-// of node s, or nil, and what else is odd. The first of families is the primary
-// one.
-func mismatches(s nodeState, families []service.Family, cfg config) (fatal error, warnings []string) {
+// mismatches returns what is odd in what fairlead is told of node s, and why it
+// cannot serve these families with it, nil if it can. The first of families is the
+// primary one.
+func mismatches(s nodeState, families []service.Family, cfg config) (warnings []string, fatal error) {
 	primary := families[0]
 	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
 	switch s.Config.Detect {
@@ -33,13 +33,13 @@ func mismatches(s nodeState, families []service.Family, cfg config) (fatal error
 		case !own[1-primary].IsValid():
 			warn("--detect-local-mode is ClusterCIDR and --cluster-cidr is empty: pods are not told from other callers")
 		case len(families) == 1:
-			return fmt.Errorf("--cluster-cidr: %s is the only CIDR, and only %s is served", own[1-primary], primary), warnings
+			return warnings, fmt.Errorf("--cluster-cidr: %s is the only CIDR, and only %s is served", own[1-primary], primary)
 		default:
 			warn("--cluster-cidr: %s is the only CIDR: pods are not told from other callers over %s", own[1-primary], primary)
 		}
 	case detectNodeCIDR:
 		if !slices.ContainsFunc(s.Info.PodCIDRs, func(p netip.Prefix) bool { return service.FamilyOf(p.Addr()) == primary }) {
-			return fmt.Errorf("--detect-local-mode=NodeCIDR: the pod CIDRs of Node %s, %v, are not %s, as its address is", s.Name, s.Info.PodCIDRs, primary), warnings
+			return warnings, fmt.Errorf("--detect-local-mode=NodeCIDR: the pod CIDRs of Node %s, %v, are not %s, as its address is", s.Name, s.Info.PodCIDRs, primary)
 		}
 	}
 	if !s.Config.PortPrimary && slices.Equal(s.Config.PortAddrs[primary], everywhere()[primary]) {
@@ -54,5 +54,5 @@ func mismatches(s nodeState, families []service.Family, cfg config) (fatal error
 		}
 	}
 	slices.Sort(warnings)
-	return nil, warnings
+	return warnings, nil
 }

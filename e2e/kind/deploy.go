@@ -4,11 +4,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // cleanInstall puts fairlead into a cluster without kube-proxy as docs/install.md
@@ -80,48 +78,4 @@ patches:
 	}
 	_, err := c.kubectl(ctx, "apply", "-k", "/fairlead-deploy/e2e")
 	return err
-}
-
-// swapThere changes the image of kube-proxy's DaemonSet to fairlead's and back,
-// as an operator would, while conversations go on, and looks at Services before,
-// in between and after.
-func swapThere(ctx context.Context, c *cluster, o options) error {
-	all := checksOf("")
-	c.say("with kube-proxy")
-	if err := c.check(ctx, all); err != nil {
-		return fmt.Errorf("before the swap, with kube-proxy: %w", err)
-	}
-	if _, err := c.output(ctx, "docker", "cp", filepath.Join(o.repo, "deploy", "swap.sh"), controlPlane+":/swap.sh"); err != nil {
-		return err
-	}
-	for _, step := range []struct{ argument, left string }{
-		{argument: fairleadImage, left: "kube-proxy"},
-		{argument: "--back", left: "fairlead"},
-	} {
-		c.say("deploy/swap.sh %s", step.argument)
-		if err := c.swap(ctx, step.argument); err != nil {
-			return fmt.Errorf("swap.sh %s: %w", step.argument, err)
-		}
-		if err := c.check(ctx, append(leftBehind(step.left), all...)); err != nil {
-			return fmt.Errorf("after swap.sh %s: %w", step.argument, err)
-		}
-	}
-	return nil
-}
-
-// settled is how long conversations go on after a swap.
-const settled = 10 * time.Second
-
-// swap runs deploy/swap.sh while conversations go on, and fails if any was lost.
-func (c *cluster) swap(ctx context.Context, argument string) error {
-	talk, err := c.talk(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = c.output(ctx, "docker", "exec", "-e", "KUBECONFIG=/etc/kubernetes/admin.conf", controlPlane, "bash", "/swap.sh", argument)
-	select {
-	case <-ctx.Done():
-	case <-time.After(settled):
-	}
-	return errors.Join(err, talk.end())
 }

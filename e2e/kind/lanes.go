@@ -36,8 +36,8 @@ func lanes() []lane {
 		{name: "userspace", what: "no kube-proxy; deploy/kustomize/userspace", mode: "none", show: install("userspace")},
 		{name: "ipvs", what: "no kube-proxy; deploy/kustomize/ipvs", mode: "none", needs: haveIPVS, show: install("ipvs")},
 		{name: "l7", what: "no kube-proxy; deploy/kustomize/with-l7", mode: "none", show: ingress},
-		{name: "swap", what: "kube-proxy in the mode iptables; another image, and back", mode: "iptables", show: swapThere},
-		{name: "swap-nftables", what: "kube-proxy in the mode nftables; another image, and back", mode: "nftables", show: swapThere},
+		{name: "swap", what: "kube-proxy in the mode iptables; deploy/swap.sh, and back", mode: "iptables", show: swapByScript},
+		{name: "swap-nftables", what: "kube-proxy in the mode nftables; another image, and back", mode: "nftables", show: swapByHand},
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 func FuzzReceive(f *testing.F) {
 	f.Add([]byte(`["http :80"]`), uint8(1))
 	f.Add([]byte(`["a","b"]`), uint8(1))
+	f.Add([]byte(`["",""]`), uint8(2))
 	f.Add([]byte(`{`), uint8(2))
 	f.Add([]byte(`null`), uint8(0))
 	dir := f.TempDir()

@@ -87,8 +87,12 @@ func (e *Estate) receive() error {
 	}
 	var names []string
 	err = json.Unmarshal(data[:n], &names)
-	if err == nil && len(names) != len(fds) {
+	switch {
+	case err != nil:
+	case len(names) != len(fds):
 		err = fmt.Errorf("%d names for %d descriptors", len(names), len(fds))
+	case len(slices.Compact(slices.Sorted(slices.Values(names)))) != len(names):
+		err = errors.New("two listeners have one name")
 	}
 	if err != nil {
 		for _, fd := range fds {

@@ -86,8 +86,12 @@ func TestTooSlow(t *testing.T) {
 			if c.body != nil {
 				x.Request.Length = 1 << 30
 			}
+			timeouts := short
+			if c.phase != upstream.Dial {
+				timeouts.Connect = 10 * time.Second // on a busy machine that may take its time
+			}
 			began := time.Now()
-			e := failure(t, client(t, c.cfg), x, upstream.Target{Addr: c.to, Timeouts: short})
+			e := failure(t, client(t, c.cfg), x, upstream.Target{Addr: c.to, Timeouts: timeouts})
 			if e.Phase != c.phase || e.Sent != c.sent || !e.Timeout || e.Canceled {
 				t.Errorf("error %+v, want a timeout in phase %s", e, c.phase)
 			}
@@ -180,13 +184,17 @@ func TestCancel(t *testing.T) {
 			}
 			var cancel context.CancelFunc
 			x.Context, cancel = context.WithCancel(t.Context())
-			time.AfterFunc(50*time.Millisecond, cancel)
+			defer cancel()
+			if c.read == nil {
+				time.AfterFunc(50*time.Millisecond, cancel)
+			}
 			began := time.Now()
 			resp, err := cl.Do(x, upstream.Target{Addr: c.to})
 			if c.read != nil {
 				if err != nil {
 					t.Fatal(err)
 				}
+				time.AfterFunc(50*time.Millisecond, cancel)
 				err = c.read(resp.Body)
 				resp.Body.Close()
 			}

@@ -43,6 +43,8 @@ func TestFields(t *testing.T) {
 			"HTTP/1.1 200 OK\r\nx-B: 2\r\nETag: \"x\"\r\nX-b: \r\nContent-Length: 0\r\n"},
 		{"two lines in a value", exchange.Response{Status: 200, Header: exchange.Header{{Name: "X-A", Value: "a\r\nX-Evil: b"}, {Name: "X-B", Value: "b"}, {Name: "X-C", Value: "a\nb"}, {Name: "X-D", Value: "a\rb"}}},
 			"HTTP/1.1 200 OK\r\nX-B: b\r\nContent-Length: 0\r\n"},
+		{"a carriage return in a value", exchange.Response{Status: 200, Header: exchange.Header{{Name: "X-D", Value: "a\rb"}}},
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"},
 		{"a line in a name", exchange.Response{Status: 200, Header: exchange.Header{{Name: "X-A\r\nX-Evil", Value: "b"}, {Name: "", Value: "a"}, {Name: "a b", Value: "c"}, {Name: "a:b", Value: "c"}}},
 			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"},
 		{"of one hop", exchange.Response{Status: 200, Header: exchange.Header{{Name: "content-LENGTH", Value: "7"}, {Name: "Connection", Value: "x"}, {Name: "Upgrade", Value: "h2c"}}},

@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	helm.sh/helm/v3 v3.21.4
 	k8s.io/kubectl v0.36.3
-	sigs.k8s.io/yaml v1.6.0
 )
 
 require (
@@ -104,6 +103,7 @@ require (
 	sigs.k8s.io/kustomize/kyaml v0.21.1 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.3 // indirect
+	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
 // The versions of e2e/tools, so that what is compiled there is not compiled again.

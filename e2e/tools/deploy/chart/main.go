@@ -25,7 +25,6 @@ import (
 	"helm.sh/helm/v3/pkg/getter"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
-	"sigs.k8s.io/yaml"
 )
 
 func main() {
@@ -108,10 +107,6 @@ func template(out io.Writer, dir string, release chartutil.ReleaseOptions, vals 
 		if isNotes {
 			fmt.Fprintln(out, files[name])
 			continue
-		}
-		var any map[string]any
-		if err := yaml.Unmarshal([]byte(files[name]), &any); err != nil && !strings.Contains(files[name], "\n---") {
-			return fmt.Errorf("%s: %w", name, err)
 		}
 		fmt.Fprintf(out, "---\n# Source: %s\n%s\n", name, strings.Trim(files[name], "\n"))
 	}
