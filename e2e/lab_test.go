@@ -111,6 +111,9 @@ func runInLab(t *testing.T, programs []labProgram) {
 	if _, err := controlplane.Binaries(t.Context()); err != nil {
 		t.Fatal(err) // guests take them from the cache
 	}
+	if _, err := controlplane.KubeProxy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	rounds := make(chan labRound)
 	var wg sync.WaitGroup
 	for i := range 2 {
