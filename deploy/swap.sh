@@ -52,7 +52,7 @@ healthy() {
 settle() {
   k rollout status daemonset "$name" --timeout="$timeout" || return 1
   local _
-  for _ in 1 2 3 4 5 6; do
+  for _ in {1..12}; do
     ! healthy || return 0
     sleep "${PAUSE:-5}"
   done

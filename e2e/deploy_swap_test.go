@@ -312,7 +312,7 @@ func (b *deployBed) script(t *testing.T, well bool, args ...string) string {
 	}
 	p := b.Router.Command(t.Context(), path, args...)
 	p.Cmd.Env = append(os.Environ(), "KUBECTL="+filepath.Join(b.tools, "kubectl"),
-		"KUBECONFIG="+b.api.ControlPlane.AdminKubeconfig(), "TIMEOUT="+map[bool]string{true: "2m", false: "20s"}[well], "HOME="+t.TempDir())
+		"KUBECONFIG="+b.api.ControlPlane.AdminKubeconfig(), "PAUSE=3", "TIMEOUT="+map[bool]string{true: "2m", false: "20s"}[well], "HOME="+t.TempDir())
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -331,10 +331,10 @@ func (c *candidate) secret(n service.Name, key string) string {
 	return "(none)"
 }
 
-// knows waits until the candidate knows this of a Secret.
+// knows waits until the candidate knows this of a Secret, which after an outage is asked for again within some 20 seconds.
 func (c *candidate) knows(t *testing.T, n service.Name, key, want string) {
 	t.Helper()
-	within(t, 20*time.Second, func() error {
+	within(t, 60*time.Second, func() error {
 		if got := c.secret(n, key); got != want {
 			return fmt.Errorf("%s: %s of Secret %s is %q, want %q", c.name, key, n, got, want)
 		}

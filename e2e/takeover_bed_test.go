@@ -114,6 +114,7 @@ func (s *stage) objects() []fixture {
 func (s *stage) enter(t *testing.T, a actor) {
 	t.Helper()
 	s.put(t, s.objects()...)
+	before := s.now
 	s.now, s.mode, s.variant = a, a.mode, a.variant
 	if a.kube == "" {
 		s.program = world.FairleadMode(s.bed.program.Path, a.mode, a.variant)
@@ -122,6 +123,13 @@ func (s *stage) enter(t *testing.T, a actor) {
 		return
 	}
 	s.startKubeProxy(t, a)
+	if a.kube == "ipvs" {
+		s.awaitSets(t, a)
+	}
+	if before.mode.IPVS() && before.kube == "" {
+		s.cleanup(t) // until then the node has addresses, but not as a whole, which kube-proxy relies on
+	}
+	s.awaitKubeProxy(t)
 }
 
 func (s *stage) startKubeProxy(t *testing.T, a actor) {
@@ -139,27 +147,36 @@ func (s *stage) startKubeProxy(t *testing.T, a actor) {
 		t.Fatal(err)
 	}
 	s.proxy = p
-	for range 3 { // minutes: in ipvs mode it starts a program for each element of a set
-		if err = s.Await(t.Context(), s.marker, p); err == nil {
-			break
+}
+
+// awaitKubeProxy waits until what it was given is in force. It takes minutes: in ipvs
+// mode it starts a program for each element of a set.
+func (s *stage) awaitKubeProxy(t *testing.T) {
+	t.Helper()
+	var err error
+	for range 3 {
+		if err = s.Await(t.Context(), s.marker, s.proxy); err == nil {
+			return
 		}
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.kube == "ipvs" { // sets and rules come after the servers
-		within(t, 3*time.Minute, func() error {
-			last := clusterIP(100 + s.serial)
-			rules, err := s.tool(t.Context(), "", "ip6tables-"+a.variant+"-save", "-t", "nat")
-			if _, missing := s.tool(t.Context(), "", "ipset", "test", "KUBE-6-CLUSTER-IP", last.V6.String()+",tcp:80"); missing != nil {
-				return missing
-			}
-			if err == nil && !strings.Contains(rules, "-j MASQUERADE") {
-				err = errors.New("kube-proxy has not written its rules yet")
-			}
-			return err
-		})
-	}
+	t.Fatal(err)
+}
+
+// awaitSets waits until kube-proxy has written its sets and rules, which come after
+// the servers.
+func (s *stage) awaitSets(t *testing.T, a actor) {
+	t.Helper()
+	within(t, 3*time.Minute, func() error {
+		last := clusterIP(100 + s.serial)
+		if _, missing := s.tool(t.Context(), "", "ipset", "test", "KUBE-6-CLUSTER-IP", last.V6.String()+",tcp:80"); missing != nil {
+			return missing
+		}
+		rules, err := s.tool(t.Context(), "", "ip6tables-"+a.variant+"-save", "-t", "nat")
+		if err == nil && !strings.Contains(rules, "-A KUBE-POSTROUTING") {
+			err = errors.New("kube-proxy has not written its rules yet")
+		}
+		return err
+	})
 }
 
 // leave ends the actor that serves. What it has put in force stays.
