@@ -279,6 +279,13 @@ func (s *stage) foreign(t *testing.T) foreignState {
 		}
 	}
 	out["sets"] = s.without(t, "ipset save", "FL")
+	if ipvsHere() == nil { // keepalived's, say; kube-proxy is told to leave this network alone
+		for _, line := range s.listServers(t) {
+			if strings.Contains(line, "192.0.2.80:80") {
+				out["servers"] += line
+			}
+		}
+	}
 	if _, err := exec.LookPath("nft"); err == nil && slices.Contains(s.kinds(t), "nft") {
 		out["nft"] = s.nftTables(t)
 	}
@@ -334,7 +341,7 @@ func (s *stage) nftTables(t *testing.T) string {
 	return strings.Join(out, "") + s.run(t, "nft list table inet bystander")
 }
 
-// settle puts things of others on the node, and notes what they look like.
+// settleForeign puts things of others on the node, and notes what they look like.
 func (s *stage) settleForeign(t *testing.T) {
 	t.Helper()
 	for _, variant := range s.kinds(t) {
@@ -351,6 +358,10 @@ func (s *stage) settleForeign(t *testing.T) {
 				}
 			}
 		}
+	}
+	if ipvsHere() == nil {
+		s.run(t, "ipvsadm -A -t 192.0.2.80:80 -s wlc -p 77")
+		s.run(t, "ipvsadm -a -t 192.0.2.80:80 -r 192.0.2.81:80 -m -w 7")
 	}
 	s.run(t, "ipset create BYSTANDER hash:ip")
 	s.run(t, "ipset add BYSTANDER 192.0.2.1")
