@@ -41,8 +41,9 @@ type Config struct {
 	// Resolve asks DNS for the addresses of a name, for Services of type ExternalName; nil: the system's resolver.
 	Resolve Resolver
 
-	MaxConns int64 // 0 means what package std says
-	NetHTTP  bool  // net/http serves HTTP/1.1 in place of package wire
+	MaxConns, MaxPerClient int64 // 0 means what package std says
+
+	NetHTTP bool // net/http serves HTTP/1.1 in place of package wire
 }
 
 // The pace of changes to objects: the first is in force at once, those that follow are put together. Changes

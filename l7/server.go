@@ -162,8 +162,8 @@ func (s *Server) configure(g annotation.Globals) error {
 	if s.engine == nil {
 		s.engine = std.New(std.Config{
 			Handler: s, Log: s.cfg.Log, Settings: settings, Limiter: s.limiter,
-			Passthrough: s.passthroughTo(), MaxConns: s.cfg.MaxConns, Handshook: s.handshook,
-			NetHTTP: s.cfg.NetHTTP,
+			Passthrough: s.passthroughTo(), MaxConns: s.cfg.MaxConns, MaxPerClient: s.cfg.MaxPerClient,
+			Handshook: s.handshook, NetHTTP: s.cfg.NetHTTP,
 		})
 		return nil
 	}
@@ -198,6 +198,9 @@ func (s *Server) settings(g annotation.Globals) std.Settings {
 		s.cfg.Log.Warn("a TLS setting has no effect", "because", w)
 	}
 	out := std.Settings{Gate: gate, Idle: g.Listeners.Idle, TLS: config, Streams: g.Listeners.MaxConcurrent, ProxyTimeout: g.Clients.ProxyProtocolTimeout}
+	if g.Clients.UseForwardedHeaders {
+		out.Forwarders = g.Clients.Trusted
+	}
 	if g.Clients.ProxyProtocol {
 		out.Proxy = append(out.Proxy, g.Clients.Trusted...)
 		if out.Proxy == nil {

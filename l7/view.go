@@ -36,7 +36,9 @@ func (s *Server) listenerStats() []stats.Listener {
 	var out []stats.Listener
 	for _, l := range s.engine.Stats().Listeners() {
 		out = append(out, stats.Listener{
-			Name: l.Name, Accepted: l.Accepted.Load(), Refused: l.Shed.Load() + l.BadProxy.Load(), Open: l.Open.Load(),
+			Name: l.Name, Accepted: l.Accepted.Load(), Open: l.Open.Load(),
+			Refused:   map[string]uint64{"full": l.Shed.Load(), "client": l.PerClient.Load(), "proxy": l.BadProxy.Load()},
+			Cut:       map[string]uint64{"room": l.Evicted.Load(), "idle": l.CutIdle.Load(), "head": l.CutHead.Load(), "handshake": l.CutHandshake.Load()},
 			Protocols: map[string]uint64{"http/1.1": l.HTTP1.Load(), "h2": l.HTTP2.Load(), "passthrough": l.Passthrough.Load()},
 		})
 	}

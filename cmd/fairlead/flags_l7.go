@@ -45,6 +45,7 @@ type l7Flags struct {
 	ShutdownDelay    time.Duration
 	AccessLog        bool
 	MaxConns         int64
+	MaxPerClient     int64
 	Engine           string
 }
 
@@ -74,6 +75,7 @@ func (f *l7Flags) add(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.ShutdownDelay, "shutdown-grace-period", 5*time.Second, "time to serve on after /readyz has begun to fail, so that nobody is sent here any more")
 	fs.BoolVar(&f.AccessLog, "access-log", true, "write a line for each request to standard output; the ConfigMap says what is in it")
 	fs.Int64Var(&f.MaxConns, "max-connections", 0, "clients' connections at a time; 0 means 65536")
+	fs.Int64Var(&f.MaxPerClient, "max-connections-per-client", 0, "of them for one client's address (for IPv6 a /64), other than those of trusted proxies; 0 means a quarter of --max-connections")
 	fs.StringVar(&f.Engine, "http-engine", engineOwn, "who speaks HTTP/1.1 to clients: fairlead itself, or Go's net/http (std) behind the same strict parser, which needs more CPU")
 	f.addLog(fs)
 	fs.BoolVar(&f.Version, "version", false, "print the version and exit")
@@ -158,7 +160,7 @@ func (f *l7Flags) configL7(env func(string) string) (l7Config, error) {
 	errs = append(errs, f.contradictions()...)
 	c.server.Ingress = f.ingress()
 	c.server.Passthrough, c.server.MaxConns, c.server.Version = f.Passthrough, f.MaxConns, buildVersion()
-	c.server.NetHTTP = f.Engine == engineStd
+	c.server.MaxPerClient, c.server.NetHTTP = f.MaxPerClient, f.Engine == engineStd
 	return c, errors.Join(errs...)
 }
 
@@ -182,6 +184,9 @@ func (f *l7Flags) contradictions() []error {
 	}
 	if f.MaxConns < 0 {
 		errs = append(errs, errors.New("--max-connections must not be negative"))
+	}
+	if f.MaxPerClient < 0 {
+		errs = append(errs, errors.New("--max-connections-per-client must not be negative"))
 	}
 	return errs
 }

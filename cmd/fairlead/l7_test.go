@@ -109,6 +109,7 @@ func TestL7FlagsBad(t *testing.T) {
 		{"--status-allow=10.0.0.1", "--status-allow"},
 		{"--publish-status-address=not_a_host!", "--publish-status-address"},
 		{"--max-connections=-1", "--max-connections"},
+		{"--max-connections-per-client=-1", "--max-connections-per-client"},
 		{"--shutdown-grace-period=-1s", "--shutdown-grace-period"},
 		{"--publish-service=a/b --publish-status-address=192.0.2.1", "only one"},
 		{"--http-bind-address= --https-bind-address=", "nothing would be served"},

@@ -53,7 +53,7 @@ func newCluster(ctx context.Context, s *shell, o options, mode string) (*cluster
 	if _, err := c.input(ctx, strings.ReplaceAll(kindConfig, "${MODE}", mode), args...); err != nil {
 		return c, err
 	}
-	if err := c.addClient(ctx, o); err != nil {
+	if err := c.addClient(ctx); err != nil {
 		return c, err
 	}
 	if err := c.connectPods(ctx); err != nil {
@@ -78,7 +78,7 @@ func (c *cluster) delete(ctx context.Context) error {
 
 // addClient starts the client of the image that the nodes have, because that one
 // is there, and puts the backend's program into all three.
-func (c *cluster) addClient(ctx context.Context, _ options) error {
+func (c *cluster) addClient(ctx context.Context) error {
 	image, err := c.output(ctx, "docker", "inspect", "-f", "{{.Config.Image}}", worker)
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ const (
 	localBase = "fairlead-kind-base:local"
 )
 
-// laneTimeout ends a lane that hangs. Most take some three minutes.
+// laneTimeout ends a lane that hangs. Most take two to six minutes.
 const laneTimeout = 20 * time.Minute
 
 func main() {

@@ -24,6 +24,8 @@ type deadline struct {
 	spent       bool      // armed has passed
 	reading     bool
 	interrupted bool
+	hurried     bool         // the read that is going on, or was, may take no longer
+	begun       atomic.Int64 // when the head began that is being read, in ns since 1970; 0: none is
 	alone       bool // the reader's: of the server's deadlines only interruptions count
 	closed      atomic.Bool
 
@@ -110,6 +112,19 @@ func (d *deadline) interrupt() {
 	}
 }
 
+// HurryHead ends the wait for the rest of a head that began before t, as if its time were up. It may be called at any
+// time, and reports whether there was such a head.
+func (d *deadline) HurryHead(t time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// While it is not 0 the only read there can be is of that head.
+	if began := d.begun.Load(); began == 0 || began >= t.UnixNano() || !d.reading || d.hurried {
+		return false
+	}
+	d.hurried, d.armed = true, time.Unix(1, 0)
+	return d.conn.SetReadDeadline(d.armed) == nil
+}
+
 // read reads from the connection until the earlier of both deadlines. If it was own, the error is errOwnDeadline.
 func (d *deadline) read(p []byte, own time.Time) (int, error) {
 	for {
@@ -132,6 +147,7 @@ func (d *deadline) arm(own time.Time) error {
 	if d.interrupted {
 		return ErrInterrupted
 	}
+	d.hurried = false
 	want := d.counts()
 	if before(own, want) {
 		want = own
@@ -166,7 +182,7 @@ func (d *deadline) disarm(err error, own time.Time) error {
 	switch {
 	case passed(d.counts(), now):
 		return err
-	case passed(own, now):
+	case d.hurried, passed(own, now):
 		return errOwnDeadline
 	}
 	return nil

@@ -74,7 +74,7 @@ type Gate struct {
 	buf     []byte // what the client sent and nobody has taken: buf[r:]
 	r       int
 	scan    scanner
-	headAt  time.Time // when the head that is not whole yet began
+	headAt  time.Time // when the head that is not whole yet began; deadline.begun says so to others
 	left    int64     // of the body
 	chunks  Chunks
 	opening bool // no chunk has been announced yet
@@ -178,18 +178,19 @@ func (g *Gate) head() error {
 
 // headDeadline is for the head that is being waited for. While none has begun the server's idle timeout counts.
 func (g *Gate) headDeadline() time.Time {
-	if g.cfg.HeadTimeout <= 0 {
-		return time.Time{}
-	}
 	if g.r == len(g.buf) {
 		g.headAt = time.Time{}
-		if g.number == 0 {
+		if g.number == 0 && g.cfg.HeadTimeout > 0 {
 			return g.opened.Add(g.cfg.HeadTimeout)
 		}
 		return time.Time{}
 	}
 	if g.headAt.IsZero() {
 		g.headAt = time.Now()
+		g.begun.Store(g.headAt.UnixNano())
+	}
+	if g.cfg.HeadTimeout <= 0 {
+		return time.Time{}
 	}
 	return g.headAt.Add(g.cfg.HeadTimeout)
 }
@@ -217,6 +218,10 @@ func (g *Gate) headError(err error) error {
 // slot takes a number for the next request. Two are enough: the server reads ahead
 // only while one request is being answered, and not past the next head.
 func (g *Gate) slot() *Request {
+	if !g.headAt.IsZero() {
+		g.headAt = time.Time{}
+		g.begun.Store(0)
+	}
 	g.number++
 	q := &g.slots[g.number&1]
 	*q = Request{Number: g.number, gate: g}
@@ -231,7 +236,7 @@ func (g *Gate) accept(end, lines int) {
 		return
 	}
 	g.r += end
-	g.scan, g.headAt = scanner{}, time.Time{}
+	g.scan = scanner{}
 	g.cfg.Stats.Requests.Add(1)
 	if g.cfg.MaxRequests > 0 && g.number >= uint64(g.cfg.MaxRequests) {
 		q.Close = true

@@ -23,6 +23,7 @@ const (
 type direct struct {
 	on      bool
 	resting atomic.Int32
+	since   atomic.Int64 // when that began, in ns since 1970
 	broke   error       // what has gone wrong with the body
 	ended   atomic.Bool // the body has, or there was none
 }
@@ -37,11 +38,13 @@ func (g *Gate) Next() (*Request, error) {
 	g.direct.on = true
 	number := g.number
 	if g.r == len(g.buf) {
+		now := time.Now()
 		if number > 0 && g.cfg.IdleTimeout > 0 {
-			if err := g.deadline.set(time.Now().Add(g.cfg.IdleTimeout)); err != nil {
+			if err := g.deadline.set(now.Add(g.cfg.IdleTimeout)); err != nil {
 				return nil, err
 			}
 		}
+		g.direct.since.Store(now.UnixNano())
 		g.direct.resting.Store(resting)
 	}
 	for g.number == number {
@@ -62,8 +65,14 @@ func (g *Gate) stir() bool {
 
 // CloseIdle closes the connection if the client has sent nothing since its last request was answered, or at
 // all. It may be called at any time, and reports whether it has.
-func (g *Gate) CloseIdle() bool {
-	return g.direct.resting.CompareAndSwap(resting, dismissed) && g.Close() == nil
+func (g *Gate) CloseIdle() bool { return g.Dismiss() && g.Close() == nil }
+
+// Dismiss is CloseIdle without the closing, which may wait for the client: if it reports true the caller has to see to that.
+func (g *Gate) Dismiss() bool { return g.direct.resting.CompareAndSwap(resting, dismissed) }
+
+// Resting reports since when, in ns since 1970, CloseIdle could have closed the connection; false: it cannot. It may be called at any time.
+func (g *Gate) Resting() (int64, bool) {
+	return g.direct.since.Load(), g.direct.resting.Load() == resting
 }
 
 // Ended reports whether there is nothing left of the body of the last request.

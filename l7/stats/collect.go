@@ -136,7 +136,12 @@ func (s *Stats) collectClients(e *emitter, src *Sources) {
 	if src.Listeners != nil {
 		for _, l := range byListener(src.Listeners()) {
 			e.count("connections_total", l.Accepted, l.Name)
-			e.count("connections_refused_total", l.Refused, l.Name)
+			for reason, n := range l.Refused {
+				e.count("connections_refused_total", n, l.Name, reason)
+			}
+			for reason, n := range l.Cut {
+				e.count("connections_cut_total", n, l.Name, reason)
+			}
 			e.number("connections_open", float64(l.Open), l.Name)
 			for protocol, n := range l.Protocols {
 				e.count("connection_protocols_total", n, l.Name, protocol)
@@ -167,20 +172,26 @@ func byListener(list []Listener) []Listener {
 	for _, l := range list {
 		i := slices.IndexFunc(out, func(o Listener) bool { return o.Name == l.Name })
 		if i < 0 {
-			l.Protocols = maps.Clone(l.Protocols)
+			l.Protocols, l.Refused, l.Cut = maps.Clone(l.Protocols), maps.Clone(l.Refused), maps.Clone(l.Cut)
 			out = append(out, l)
 			continue
 		}
 		o := &out[i]
-		o.Accepted, o.Refused, o.Open = o.Accepted+l.Accepted, o.Refused+l.Refused, o.Open+l.Open
-		for protocol, n := range l.Protocols {
-			if o.Protocols == nil {
-				o.Protocols = make(map[string]uint64)
-			}
-			o.Protocols[protocol] += n
-		}
+		o.Accepted, o.Open = o.Accepted+l.Accepted, o.Open+l.Open
+		o.Protocols, o.Refused, o.Cut = plus(o.Protocols, l.Protocols), plus(o.Refused, l.Refused), plus(o.Cut, l.Cut)
 	}
 	return out
+}
+
+// plus adds b to a.
+func plus(a, b map[string]uint64) map[string]uint64 {
+	if a == nil {
+		return maps.Clone(b)
+	}
+	for name, n := range b {
+		a[name] += n
+	}
+	return a
 }
 
 func (s *Stats) collectAnswers(e *emitter, src *Sources) {

@@ -84,8 +84,10 @@ func (d *definitions) ofRules() {
 func (d *definitions) ofClients() {
 	d.group("Connections of clients",
 		definition{name: "connections_total", kind: counter, labels: []string{"listener"}, help: "Connections accepted."},
-		definition{name: "connections_refused_total", kind: counter, labels: []string{"listener"},
-			help: "Connections closed at once, because there were too many or their source is blocked."},
+		definition{name: "connections_refused_total", kind: counter, labels: []string{"listener", "reason"},
+			help: "Connections closed at once, by reason."},
+		definition{name: "connections_cut_total", kind: counter, labels: []string{"listener", "reason"},
+			help: "Connections ended early because there were too many or nearly, by what they were doing."},
 		definition{name: "connections_open", kind: gauge, labels: []string{"listener"}, help: "Connections that are open."},
 		definition{name: "connection_protocols_total", kind: counter, labels: []string{"listener", "protocol"},
 			help: "Connections by what is spoken on them."},
@@ -181,6 +183,9 @@ const documentTail = `
 * ` + "`state`: `used`, `slow-start`" + `; ` + "`trial`" + ` (a request decides whether it is good again), ` + "`ejected`" + ` (too many failures), ` + "`unhealthy`" + ` (active checks
   fail), ` + "`leaving`" + ` (only for the sessions it has), ` + "`unused`" + ` (others are preferred).
 * ` + "`reason`" + ` of answers: the same words as in the access log, such as ` + "`no-endpoints`, `rate-limited`, `auth-failed`, `https-redirect`" + `.
+* ` + "`reason`" + ` of refused connections: ` + "`full`" + ` (--max-connections, and nobody was idle), ` + "`client`" + ` (--max-connections-per-client), ` + "`proxy`" + ` (no good
+  PROXY header). Of those that were cut: ` + "`room`" + ` (the one that was idle longest, for a new one), ` + "`idle`, `head`, `handshake`" + ` (more than
+  three quarters of the connections are in use, and it took too long).
 * ` + "`host`" + `: the 20 hosts whose certificates end first. The empty host is the default certificate.
 
 ## What to watch

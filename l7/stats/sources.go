@@ -33,7 +33,8 @@ type Sources struct {
 type Listener struct {
 	Name     string // such as "http" or "https"
 	Accepted uint64
-	Refused  uint64 // closed at once: too many, or the source is blocked
+	Refused  map[string]uint64 // closed at once, by reason
+	Cut      map[string]uint64 // ended because there were too many or nearly, by reason
 	Open     int64
 	// Protocols is how many connections there were by what is spoken on them, such as "http/1.1", "h2" or "passthrough".
 	Protocols map[string]uint64

@@ -187,7 +187,7 @@ func everything() *Stats {
 	s.SetSources(Sources{
 		H1: gates, Upstream: client,
 		Listeners: func() []Listener {
-			return []Listener{{Name: "https", Accepted: 10, Refused: 1, Open: 3, Protocols: map[string]uint64{"h2": 7}}}
+			return []Listener{{Name: "https", Accepted: 10, Refused: map[string]uint64{"client": 1}, Cut: map[string]uint64{"room": 4}, Open: 3, Protocols: map[string]uint64{"h2": 7}}}
 		},
 		Endpoints: func() iter.Seq[balance.EndpointStatus] {
 			return endpoints(
@@ -224,7 +224,7 @@ func TestSources(t *testing.T) {
 		"requests_in_flight": 4, "retries_total": 5, "panics_total": 6, "answers_total{reason=no-endpoints}": 2,
 		"tls_handshakes_total{resumed=true,version=1.3}": 1, "tls_handshakes_total{resumed=false,version=1.2}": 1, "tls_handshakes_total{resumed=false,version=other}": 1,
 		"tls_handshake_failures_total": 1, "tls_handshakes_busy_total": 11,
-		"connections_total{listener=https}": 10, "connections_refused_total{listener=https}": 1, "connections_open{listener=https}": 3,
+		"connections_total{listener=https}": 10, "connections_refused_total{listener=https,reason=client}": 1, "connections_cut_total{listener=https,reason=room}": 4, "connections_open{listener=https}": 3,
 		"connection_protocols_total{listener=https,protocol=h2}": 7, "received_bytes_total": 77,
 		"endpoints{state=used}": 1, "endpoints{state=slow-start}": 1, "endpoints{state=unused}": 1, "endpoints{state=ejected}": 1,
 		"endpoints{state=trial}": 1, "endpoints{state=unhealthy}": 1, "endpoints{state=leaving}": 1, "endpoint_ejections_total": 9,
@@ -270,13 +270,14 @@ func TestOddValues(t *testing.T) {
 	s.Answers.Add("\xc0")
 	s.SetSources(Sources{Listeners: func() []Listener {
 		return []Listener{
-			{Name: "http", Accepted: 1, Refused: 2, Open: 3}, {Name: "https", Accepted: 100},
-			{Name: "http", Accepted: 10, Refused: 20, Open: 30, Protocols: map[string]uint64{"h2": 5}}, {Name: "http", Protocols: map[string]uint64{"h2": 6}},
+			{Name: "http", Accepted: 1, Refused: map[string]uint64{"full": 2}, Open: 3}, {Name: "https", Accepted: 100},
+			{Name: "http", Accepted: 10, Refused: map[string]uint64{"full": 20, "client": 5}, Cut: map[string]uint64{"idle": 7}, Open: 30, Protocols: map[string]uint64{"h2": 5}}, {Name: "http", Protocols: map[string]uint64{"h2": 6}},
 		}
 	}})
 	expect(t, gather(t, s), map[string]float64{
 		"requests_total{class=�,code=2xx,ingress=a\nb,method=read,namespace=�,service=}": 1, "answers_total{reason=�}": 1,
-		"connections_total{listener=http}": 11, "connections_refused_total{listener=http}": 22, "connections_open{listener=http}": 33,
+		"connections_total{listener=http}": 11, "connections_refused_total{listener=http,reason=full}": 22,
+		"connections_refused_total{listener=http,reason=client}": 5, "connections_cut_total{listener=http,reason=idle}": 7, "connections_open{listener=http}": 33,
 		"connection_protocols_total{listener=http,protocol=h2}": 11, "connections_total{listener=https}": 100,
 	})
 }

@@ -35,6 +35,9 @@ type Settings struct {
 	// is not nil.
 	Proxy        []netip.Prefix
 	ProxyTimeout time.Duration // 0 means 5 s
+
+	// Forwarders have many clients' requests on one connection, so MaxPerClient is not for them.
+	Forwarders []netip.Prefix
 }
 
 // A Config is what an Engine needs.
@@ -51,7 +54,10 @@ type Config struct {
 	// Handshook hears of every TLS handshake: nil if it has failed. It must not block. Nil: nobody does.
 	Handshook func(*tls.ConnectionState)
 
-	MaxConns int64 // 0 means 65,536
+	MaxConns     int64 // 0 means 65,536
+	MaxPerClient int64 // of them for one address, IPv6: one /64; 0 means a quarter
+
+	pressure pressure // 0 as elsewhere: defaults
 
 	// NetHTTP has net/http serve HTTP/1.1, too, in place of package wire.
 	NetHTTP bool
@@ -66,6 +72,7 @@ type Engine struct {
 	stats   Stats
 	live    sync.Map // net.Conn that a server has or had: *connection
 	tunnels tunnels
+	crowd   *crowd
 	wire    *wire.Server // of HTTP/1.1; nil: net/http is
 
 	mu       sync.Mutex
@@ -93,6 +100,7 @@ func New(c Config) *Engine {
 	}
 	e := &Engine{cfg: c, all: make(map[*generation]struct{}), conns: make(map[net.Conn]struct{}), stopping: make(chan struct{})}
 	e.tunnels.open = make(map[net.Conn]struct{})
+	e.crowd = newCrowd(&c, e.stopping)
 	if !c.NetHTTP {
 		e.wire = wire.New(wire.Config{
 			Handler: c.Handler, Tunnels: &e.tunnels, Leaving: &e.leaving,
@@ -208,14 +216,14 @@ func (e *Engine) Serve(ctx context.Context, name string, l net.Listener, secure 
 			continue
 		}
 		pause = 0
-		if e.stats.open() >= e.cfg.MaxConns {
+		if e.stats.open() >= e.cfg.MaxConns+doormat { // most are being turned away by now
 			stats.Shed.Add(1)
 			conn.Close()
 			continue
 		}
 		stats.Accepted.Add(1)
 		stats.Open.Add(1)
-		go e.welcome(ctx, &connection{engine: e, generation: e.enter(), stats: stats}, conn)
+		go e.welcome(ctx, &connection{engine: e, generation: e.enter(), stats: stats, born: time.Now(), raw: conn}, conn)
 	}
 }
 

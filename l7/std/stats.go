@@ -26,10 +26,17 @@ type ListenerStats struct {
 
 	Accepted, AcceptErrors atomic.Uint64
 	Shed                   atomic.Uint64 // refused because there were too many
+	PerClient              atomic.Uint64 // refused because the client had too many
 	BadProxy               atomic.Uint64 // without the PROXY header that was wanted, or with one from a stranger
 	HTTP1, HTTP2           atomic.Uint64
 	Passthrough            atomic.Uint64 // whose TLS is a backend's
 	Open                   atomic.Int64
+
+	// Ended because there were too many, or nearly.
+	Evicted      atomic.Uint64 // idle, for a newcomer
+	CutIdle      atomic.Uint64
+	CutHead      atomic.Uint64 // a head took too long
+	CutHandshake atomic.Uint64
 }
 
 // Listeners returns the listeners there have been, in order of Serve.

@@ -24,6 +24,12 @@ type connection struct {
 	generation *generation
 	stats      *ListenerStats
 	ended      atomic.Bool
+
+	raw    net.Conn // as it was accepted
+	born   time.Time
+	client netip.Addr              // that it counts for; crowd.mu guards it
+	taken  atomic.Pointer[serving] // nil while it is being prepared
+	rest   atomic.Int64            // with net/http: since when it is idle, in ns since 1970; 0: it is not
 }
 
 // connectionKey is for the context of requests.
@@ -33,6 +39,7 @@ type connectionKey struct{}
 func (c *connection) end() {
 	if !c.ended.Swap(true) {
 		c.stats.Open.Add(-1)
+		c.engine.crowd.leave(c)
 		c.engine.leave(c.generation)
 	}
 }
@@ -50,8 +57,13 @@ func (e *Engine) welcome(ctx context.Context, a *connection, conn net.Conn) {
 	case e.wire != nil && isGate(ready):
 		e.letGo(conn)
 		defer a.end()
-		e.wire.Serve(ready.(*h1.Gate))
+		gate := ready.(*h1.Gate)
+		a.taken.Store(&serving{conn: ready, gate: gate, own: true})
+		e.wire.Serve(gate)
 	default:
+		gate, _ := ready.(*h1.Gate)
+		a.rest.Store(time.Now().UnixNano())
+		a.taken.Store(&serving{conn: ready, gate: gate})
 		e.live.Store(ready, a)
 		if !a.generation.conns.put(ready) {
 			e.live.Delete(ready)
@@ -84,13 +96,27 @@ func (c *connection) turnAway(conn net.Conn, err error) {
 	c.engine.cfg.Log.Debug("a connection was turned away", "client", conn.RemoteAddr().String(), "err", err)
 }
 
-// noteState notes the end of connections that a server has. One that was taken from it goes on.
+// noteState notes the end of connections that a server has, and when they have nothing to do. One that was taken from it goes on.
 func (e *Engine) noteState(c net.Conn, s http.ConnState) {
 	if s != http.StateClosed && s != http.StateHijacked {
+		if v, ok := e.live.Load(c); ok {
+			v.(*connection).noteWork(s)
+		}
 		return
 	}
 	if v, ok := e.live.LoadAndDelete(c); ok && s == http.StateClosed {
 		v.(*connection).end()
+	} else if ok {
+		v.(*connection).noteWork(s)
+	}
+}
+
+func (c *connection) noteWork(s http.ConnState) {
+	switch s {
+	case http.StateActive, http.StateHijacked:
+		c.rest.Store(0)
+	case http.StateIdle:
+		c.rest.Store(time.Now().UnixNano())
 	}
 }
 
@@ -103,6 +129,9 @@ func (c *connection) prepare(ctx context.Context, conn net.Conn) (net.Conn, erro
 			c.stats.BadProxy.Add(1)
 			return nil, err
 		}
+	}
+	if err := c.engine.crowd.enter(c, c.counted(conn)); err != nil {
+		return nil, err
 	}
 	if c.stats.Secure {
 		return c.handshake(ctx, conn)
@@ -202,6 +231,7 @@ func (c *connection) pass(conn net.Conn, take func(net.Conn)) error {
 		return net.ErrClosed
 	}
 	c.stats.Passthrough.Add(1)
+	c.taken.Store(&serving{}) // which nobody here ends
 	go c.passed(conn, take)
 	return nil
 }
