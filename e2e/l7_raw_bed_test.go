@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -111,7 +112,7 @@ func newL7Raw(t *testing.T, name string, args ...string) *l7Raw {
 	}
 	grpc := l7Ingress("grpc", "grpc.test", map[string]string{"fairlead.io/ssl-redirect": "false", "fairlead.io/backend-protocol": "GRPC"}, l7Path{path: "/", service: "go"})
 	r.folder.put(t, "test", append(objects, grpc)...)
-	r.proxy = r.start(t, l7Start{args: append([]string{"--configmap", "kube-system/fairlead"}, args...)})
+	r.proxy = r.start(t, l7Start{args: append([]string{"--configmap", "kube-system/fairlead", "--max-connections-per-client", strconv.Itoa(l7RawConns)}, args...)})
 	r.folder.settle(t, r.proxy)
 	client := r.proxy.client()
 	for _, host := range r.hosts {

@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -47,6 +49,7 @@ func (r *l7Raw) testHTTP1(t *testing.T) {
 	t.Run("answered early", r.testAnsweredEarly)
 	t.Run("limits", r.testLimits)
 	t.Run("slow", r.testSlow)
+	t.Run("many connections", r.testManyConnections)
 	t.Run("answers", r.testAnswers)
 }
 
@@ -298,6 +301,42 @@ func (r *l7Raw) testSlow(t *testing.T) {
 			}
 		})
 	}
+}
+
+// l7RawConns is how many connections a client may have.
+const l7RawConns = 200
+
+// testManyConnections keeps more connections than one client may have, each of which has asked something.
+func (r *l7Raw) testManyConnections(t *testing.T) {
+	const get = "GET /many HTTP/1.1\r\nHost: go.test\r\n\r\n"
+	served := func(conn net.Conn) bool {
+		if _, err := io.WriteString(conn, get); err != nil {
+			return false
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		return err == nil && resp.StatusCode == http.StatusOK
+	}
+	var kept []net.Conn
+	for range l7RawConns + 20 {
+		if conn := r.proxy.raw(t, 80); served(conn) {
+			kept = append(kept, conn)
+		}
+	}
+	// Those before us may have left some connections that are not over yet.
+	if n := len(kept); n > l7RawConns || n < l7RawConns/2 {
+		t.Errorf("%d connections of one client were served, want %d", n, l7RawConns)
+	}
+	for _, conn := range kept {
+		conn.Close()
+	}
+	within(t, 10*time.Second, func() error {
+		conn := r.proxy.raw(t, 80)
+		defer conn.Close()
+		if !served(conn) {
+			return errors.New("nobody is served any more")
+		}
+		return nil
+	})
 }
 
 // testAnswers lets a server answer what no client should get.

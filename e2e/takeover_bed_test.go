@@ -44,8 +44,11 @@ func (a actor) String() string {
 // proxies reports whether connections end with the process.
 func (a actor) proxies() bool { return a.kube == "" && a.mode == world.Userspace }
 
-// balances reports whether connections live in virtual servers.
-func (a actor) balances() bool { return a.kube == "ipvs" || a.mode.IPVS() }
+// cuts reports whether what is open ends when next follows: with the proxy that had it; or because one proxy answers where
+// another's virtual servers were, which have to go at once.
+func (a actor) cuts(next actor) bool {
+	return a.proxies() || next.proxies() && (a.kube == "ipvs" || a.mode.IPVS())
+}
 
 // A stage is a world whose node is served by one actor after the other, under load.
 type stage struct {

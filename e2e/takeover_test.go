@@ -53,6 +53,23 @@ func TestIPVSTakeover(t *testing.T) {
 	})
 }
 
+// TestIPVSTakeoverModes has ipvs mode follow what TestIPVSTakeover does not, and the other way round.
+func TestIPVSTakeoverModes(t *testing.T) {
+	requireIPVS(t)
+	t.Parallel()
+	v := ipvsVariants(t)[0]
+	s := newStage(t, v)
+	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: v} }
+	s.walk(t, 500*time.Millisecond, []actor{
+		{kube: "iptables", variant: v},
+		fairlead(world.IPVS),
+		fairlead(world.Userspace),
+		fairlead(world.IPVS),
+		fairlead(world.IPTables), // the way back that loses nothing
+		{kube: "iptables", variant: v},
+	})
+}
+
 // walk has the actors serve one after the other. Every so often each of the callers
 // opens a connection.
 func (s *stage) walk(t *testing.T, every time.Duration, actors []actor) {
@@ -96,7 +113,7 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 		r := c.Exchange(t.Context(), what)
 		if r.Class == netns.Reply {
 			kept++
-		} else if !from.proxies() {
+		} else if !from.cuts(next) {
 			t.Errorf("%s: %s: %v", what, c.what, r)
 		}
 		c.Reset()
@@ -104,7 +121,7 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 	lost, repeated := after.failed-before.failed, after.repeated-before.repeated
 	s.rows = append(s.rows, fmt.Sprintf("| %v | %v | %d | %d | %d | %d | %d |", from, next, after.count-before.count, lost, kept, len(open), repeated))
 	t.Logf("%s: %d new connections, %d lost, %d of %d kept, %d SYNs repeated, in %v", what, after.count-before.count, lost, kept, len(open), repeated, time.Since(begin).Round(time.Millisecond))
-	if !from.proxies() && (lost > 0 || repeated > 0) {
+	if !from.cuts(next) && (lost > 0 || repeated > 0) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		t.Errorf("%s: %d connections lost, %d SYNs repeated:\n%s", what, lost, repeated, strings.Join(p.failures[before.failed:], "\n"))

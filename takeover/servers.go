@@ -107,7 +107,11 @@ type drained struct {
 // drain removes those servers that have no connection any more; the others get no new
 // ones. Flows of UDP need not end: they are sent elsewhere once connection tracking
 // has forgotten them.
-func drain(ctx context.Context, k kernel.Kernel, servers map[kernel.ServerKey]*kernel.ServerState) (drained, error) {
+//
+// In userspace mode all are removed at once. Its proxy answers at the virtual addresses
+// themselves, where IPVS comes first (it is called in LOCAL_IN before sockets are looked
+// for): a server that gets no new connections would refuse those of the proxy.
+func (t *Taker) drain(ctx context.Context, servers map[kernel.ServerKey]*kernel.ServerState) (drained, error) {
 	var out drained
 	var ops []kernel.Op
 	for _, key := range slices.SortedFunc(maps.Keys(servers), kernel.ServerKey.Compare) {
@@ -123,7 +127,7 @@ func drain(ctx context.Context, k kernel.Kernel, servers map[kernel.ServerKey]*k
 		case key.Protocol == service.UDP:
 			out.flows = append(out.flows, key)
 			ops = append(ops, kernel.DelServer{Key: key})
-		case !busy:
+		case !busy || t.cfg.Mode == Userspace:
 			ops = append(ops, kernel.DelServer{Key: key})
 		default:
 			out.left = append(out.left, key)
@@ -132,7 +136,7 @@ func drain(ctx context.Context, k kernel.Kernel, servers map[kernel.ServerKey]*k
 		}
 		out.removed++
 	}
-	return out, apply(ctx, k, ops)
+	return out, apply(ctx, t.cfg.Kernel, ops)
 }
 
 // apply makes changes; what is gone already is no error.
@@ -182,7 +186,7 @@ func (t *Taker) predecessors(ctx context.Context, r *Result) error {
 			c.addrs[a] = true
 		}
 	}
-	d, err := drain(ctx, t.cfg.Kernel, all)
+	d, err := t.drain(ctx, all)
 	r.Servers += d.removed
 	r.Draining += len(d.left)
 	if err != nil {

@@ -222,7 +222,7 @@ func (t *Taker) drainOwn(ctx context.Context, r *Result) (busy bool, err error) 
 			delete(all, key)
 		}
 	}
-	d, err := drain(ctx, t.cfg.Kernel, all)
+	d, err := t.drain(ctx, all)
 	r.Servers += d.removed
 	r.Draining += len(d.left)
 	if err != nil {

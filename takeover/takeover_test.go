@@ -197,7 +197,7 @@ func TestPassIPVS(t *testing.T) {
 }
 
 func TestPassDrains(t *testing.T) {
-	x := newTaking(t, Userspace)
+	x := newTaking(t, IPTables)
 	busy := key(service.TCP, "10.96.0.10:80")
 	x.k.SetConns(busy, dest, kernel.Conns{Active: 1})
 	x.pass(t, Result{Servers: 3, Addresses: 1, Draining: 1, Held: 1})
@@ -216,6 +216,16 @@ func TestPassDrains(t *testing.T) {
 	}
 	x.sockets = nil
 	x.pass(t, Result{Addresses: 1, Sets: 3})
+}
+
+// TestPassCuts removes servers with connections too where a proxy answers at their addresses.
+func TestPassCuts(t *testing.T) {
+	x := newTaking(t, Userspace)
+	x.k.SetConns(key(service.TCP, "10.96.0.10:80"), dest, kernel.Conns{Active: 1})
+	x.pass(t, Result{Servers: 4, Addresses: 2, Sets: 3})
+	if d := cmp.Diff(x.servers(t), bystanders); d != "" {
+		t.Errorf("servers (-got +want):\n%s", d)
+	}
 }
 
 // TestPassBesideIPVS leaves alone what the dataplane in force has adopted.

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service/control"
+	"github.com/fairlead-project/fairlead/takeover"
 	"github.com/fairlead-project/fairlead/userspace"
 )
 
@@ -98,6 +99,7 @@ func sources() []source {
 			control.NewMetrics(r, "")
 			control.NewBuildInfo(r, nil)
 			control.NewFeatureInfo(r, nil)
+			takeover.NewMetrics(r)
 		}},
 		{"The mode iptables", "", func(r prometheus.Registerer) { iptables.NewMetrics(r) }},
 		{"The mode ipvs", "", func(r prometheus.Registerer) { ipvs.NewMetrics(r) }},

@@ -26,7 +26,7 @@ type deadline struct {
 	interrupted bool
 	hurried     bool         // the read that is going on, or was, may take no longer
 	begun       atomic.Int64 // when the head began that is being read, in ns since 1970; 0: none is
-	alone       bool // the reader's: of the server's deadlines only interruptions count
+	alone       bool         // the reader's: of the server's deadlines only interruptions count
 	closed      atomic.Bool
 
 	dozing bool

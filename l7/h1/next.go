@@ -24,8 +24,8 @@ type direct struct {
 	on      bool
 	resting atomic.Int32
 	since   atomic.Int64 // when that began, in ns since 1970
-	broke   error       // what has gone wrong with the body
-	ended   atomic.Bool // the body has, or there was none
+	broke   error        // what has gone wrong with the body
+	ended   atomic.Bool  // the body has, or there was none
 }
 
 // Next waits for the next request, and returns it even if it breaks a rule. What is left of the body of the one before has to be

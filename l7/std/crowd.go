@@ -26,8 +26,9 @@ type pressure struct {
 const doormat = 1024
 
 const (
-	batch  = 64                     // of idle connections that are looked for at a time
-	barren = 100 * time.Millisecond // until we look again where there were none
+	batch = 64   // of idle connections that are looked for at a time
+	share = 10   // of the time, at most one in so many goes into looking for them where there are few
+	many  = 1024 // connections, beyond which looking at them all takes its time
 )
 
 var (
@@ -54,7 +55,7 @@ type crowd struct {
 	clients  map[netip.Addr]int64
 	sweeping bool
 	oldest   []idler   // that were idle when we looked, oldest first
-	nobody   time.Time // when we looked and nobody was
+	again    time.Time // when we may look again
 }
 
 // An idler is a connection that did nothing.
@@ -146,7 +147,7 @@ func (w *crowd) makeRoom(now time.Time) bool {
 	if w.nextOldest() {
 		return true
 	}
-	if now.Sub(w.nobody) < barren {
+	if now.Before(w.again) {
 		return false
 	}
 	before := now.Add(-w.pressure.fresh).UnixNano()
@@ -161,11 +162,11 @@ func (w *crowd) makeRoom(now time.Time) bool {
 		}
 	}
 	w.keepOldest()
-	if w.nextOldest() {
-		return true
+	if len(w.oldest) < batch && len(w.all) > many {
+		end := time.Now()
+		w.again = end.Add((share - 1) * end.Sub(now))
 	}
-	w.nobody = now
-	return false
+	return w.nextOldest()
 }
 
 func (w *crowd) keepOldest() {
@@ -259,11 +260,12 @@ func (c *connection) dismiss(since int64) bool {
 	return true
 }
 
-// hurry ends a TLS handshake or the head of a request that began before then.
+// hurry ends a TLS handshake or the head of a request that began before then. The caller has the crowd's lock.
 func (c *connection) hurry(then time.Time) bool {
 	s := c.taken.Load()
 	switch {
-	case s == nil && c.born.Before(then):
+	case s == nil && c.born.Before(then) && !c.hurried:
+		c.hurried = true
 		c.stats.CutHandshake.Add(1)
 		go c.raw.Close()
 		return true

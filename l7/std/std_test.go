@@ -467,25 +467,6 @@ func testConfigure(t *testing.T, start starter) {
 	p.live.Range(func(c, _ any) bool { t.Errorf("%v is still remembered", c); return true })
 }
 
-func TestMaxConns(t *testing.T) { both(t, testMaxConns) }
-
-func testMaxConns(t *testing.T, start starter) {
-	p := start(t, &script{handle: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}, func(c *Config) { c.MaxConns = 1 })
-	first := p.dial(t)
-	first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-	first.until("\r\n\r\n")
-	if got := p.dial(t).all(); got != "" {
-		t.Errorf("got %q", got)
-	}
-	first.Close()
-	until(t, "there is room again", func() bool { return p.Stats().open() == 0 })
-	third := p.dial(t)
-	third.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-	if got := third.all(); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
-		t.Errorf("got %q", got)
-	}
-}
-
 func TestShutdown(t *testing.T) { both(t, testShutdown) }
 
 func testShutdown(t *testing.T, start starter) {

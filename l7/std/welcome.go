@@ -25,11 +25,14 @@ type connection struct {
 	stats      *ListenerStats
 	ended      atomic.Bool
 
-	raw    net.Conn // as it was accepted
-	born   time.Time
-	client netip.Addr              // that it counts for; crowd.mu guards it
-	taken  atomic.Pointer[serving] // nil while it is being prepared
-	rest   atomic.Int64            // with net/http: since when it is idle, in ns since 1970; 0: it is not
+	raw   net.Conn // as it was accepted
+	born  time.Time
+	taken atomic.Pointer[serving] // nil while it is being prepared
+	rest  atomic.Int64            // with net/http: since when it is idle, in ns since 1970; 0: it is not
+
+	// crowd.mu guards these.
+	client  netip.Addr // that it counts for
+	hurried bool       // it was closed while it was being prepared
 }
 
 // connectionKey is for the context of requests.
@@ -38,8 +41,8 @@ type connectionKey struct{}
 // end notes that the connection is no more. It may be called again.
 func (c *connection) end() {
 	if !c.ended.Swap(true) {
-		c.stats.Open.Add(-1)
 		c.engine.crowd.leave(c)
+		c.stats.Open.Add(-1)
 		c.engine.leave(c.generation)
 	}
 }
