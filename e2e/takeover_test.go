@@ -67,6 +67,7 @@ func TestIPVSTakeoverModes(t *testing.T) {
 		fairlead(world.IPVS),
 		fairlead(world.IPTables), // the way back that loses nothing
 		{kube: "iptables", variant: v},
+		fairlead(world.IPTables),
 	})
 }
 
