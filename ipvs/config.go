@@ -1,6 +1,7 @@
 package ipvs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,6 +91,11 @@ type Config struct {
 	// node was given a virtual address as a whole, by kube-proxy, it keeps that as long
 	// as such a connection does. May be nil.
 	Held func() (map[netip.Addr]bool, error)
+
+	// Follows reports whether somebody else has Services in force now, whose place the
+	// dataplane takes when it puts everything in force: another proxy, or this one in
+	// another mode. It is asked by each Sync that does; nil means that nobody has.
+	Follows func(context.Context) (bool, error)
 
 	// Log is required by New, and not used by Plan.
 	Log *slog.Logger

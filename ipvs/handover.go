@@ -3,6 +3,7 @@ package ipvs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -17,6 +18,9 @@ func AddressSets() []string {
 	}
 	return out
 }
+
+// RouteChain returns a chain of the table mangle that this mode has, and no other.
+func RouteChain() string { return chainRoute }
 
 // OldConnections returns the chains of the table mangle as they are when another
 // dataplane has taken over: connections that are open are still routed to their
@@ -43,10 +47,24 @@ func OldConnections(cfg Config, f service.Family) []xt.Chain {
 	}
 }
 
-// replace puts everything in force, perhaps in the place of another proxy. So rules
-// come after what they lead to: they take the place of rules that lead elsewhere, and
-// without them nothing is routed to virtual servers. Addresses that kube-proxy has given
-// the node stay routed there until then.
+// follows reports whether somebody else serves, whose place is taken.
+func (d *Dataplane) follows(ctx context.Context) (bool, error) {
+	if d.cfg.VIPMode != Routed || d.cfg.Follows == nil {
+		return false, nil
+	}
+	yes, err := d.cfg.Follows(ctx)
+	if err != nil {
+		return false, fmt.Errorf("ipvs: look for what another proxy has in force: %w", err)
+	}
+	return yes, nil
+}
+
+// replace puts everything in force in the place of another proxy. So rules come after
+// what they lead to: they take the place of rules that lead elsewhere, and without them
+// nothing is routed to virtual servers. Where there is no other proxy they have to come
+// first: virtual servers for node ports are reached without them, and answers that are
+// not masqueraded are lost. Addresses that kube-proxy has given the node stay routed
+// there until then.
 func (d *Dataplane) replace(ctx context.Context, t *change) (r service.Report, err error) {
 	r.Resynced = true
 	if _, err := d.makeMissing(ctx); err != nil {

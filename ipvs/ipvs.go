@@ -126,7 +126,11 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 	for _, s := range d.drains.servers {
 		s.held = false
 	}
-	if d.cfg.VIPMode == Routed {
+	follows, err := d.follows(ctx)
+	if err != nil {
+		return service.Report{}, err
+	}
+	if follows {
 		r, err := d.replace(ctx, t)
 		return d.finish(r), err
 	}

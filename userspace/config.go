@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +30,11 @@ type Config struct {
 
 	// Families are the address families to program; empty means both.
 	Families []service.Family
+
+	// Follows reports whether somebody else has Services in force now, whose place the
+	// dataplane takes when it puts everything in force: another proxy, or this one in
+	// another mode. It is asked by each Sync that does; nil means that nobody has.
+	Follows func(context.Context) (bool, error)
 
 	// Log is required by New, and not used by Plan.
 	Log *slog.Logger

@@ -108,14 +108,52 @@ func (d *Dataplane) follow(prev, snap *service.Snapshot, t *touched) {
 	d.server.Follow(&snap.Node, ports, places)
 }
 
-// resync makes sure of everything. Rules come last: they may take the place of those of
-// another dataplane, and packets must find at once what they are sent for.
-func (d *Dataplane) resync(ctx context.Context) (service.Report, error) {
+// resync makes sure of everything. Rules come first, so that nothing is caught by rules
+// that are about to change; but last where they take the place of another dataplane's,
+// since packets must find at once what they are sent for.
+func (d *Dataplane) resync(ctx context.Context) (r service.Report, err error) {
 	d.have = nil
 	changed, err := d.makeMissing(ctx)
 	if err != nil {
-		return service.Report{}, err
+		return r, err
 	}
+	follows, err := d.follows(ctx)
+	if err != nil {
+		return r, err
+	}
+	var wrote bool
+	if !follows {
+		if wrote, err = d.keepRules(ctx); err != nil {
+			return r, err
+		}
+	}
+	r, err = d.writeAll(ctx)
+	if follows {
+		var failed error
+		if wrote, failed = d.keepRules(ctx); failed != nil {
+			d.have = nil // or nobody would try again
+			err = errors.Join(err, failed)
+		}
+	}
+	r.Resynced = true
+	r.Repaired = d.verifying && (changed || wrote || r.Added+r.Removed > 0)
+	return r, err
+}
+
+// follows reports whether somebody else serves, whose place is taken.
+func (d *Dataplane) follows(ctx context.Context) (bool, error) {
+	if d.cfg.Follows == nil {
+		return false, nil
+	}
+	yes, err := d.cfg.Follows(ctx)
+	if err != nil {
+		return false, fmt.Errorf("userspace: look for what another proxy has in force: %w", err)
+	}
+	return yes, nil
+}
+
+// writeAll makes the sets hold what they should.
+func (d *Dataplane) writeAll(ctx context.Context) (service.Report, error) {
 	have, err := d.read(ctx)
 	if err != nil {
 		return service.Report{}, fmt.Errorf("userspace: read sets: %w", err)
@@ -128,14 +166,7 @@ func (d *Dataplane) resync(ctx context.Context) (service.Report, error) {
 	for m := range d.want.want {
 		t.note(m)
 	}
-	r, err := d.write(ctx, t)
-	wrote, failed := d.keepRules(ctx)
-	if failed != nil {
-		d.have = nil // or nobody would try again
-	}
-	r.Resynced = true
-	r.Repaired = d.verifying && (changed || wrote || r.Added+r.Removed > 0)
-	return r, errors.Join(err, failed)
+	return d.write(ctx, t)
 }
 
 // read returns what our sets hold.

@@ -62,6 +62,13 @@ func (p *process) takeOver(plane service.Dataplane, eng engine, state nodeState)
 	}, nil
 }
 
+// follows returns what tells a dataplane whether somebody else serves.
+func follows(mode string, inUse iptables.Variant) func(context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		return takeover.Precedes(ctx, takeover.Mode(mode), takeoverTools(mode, inUse), &takeover.Tables{})
+	}
+}
+
 // tookOver makes an Event of the Node.
 func (r *reporter) tookOver(name string, info kube.NodeInfo, reason, message string, trouble bool) {
 	switch {
