@@ -19,7 +19,8 @@ func AddressSets() []string {
 	return out
 }
 
-// RouteChain returns a chain of the table mangle that this mode has, and no other.
+// RouteChain returns a chain of the table mangle that this mode has, and iptables mode
+// as long as connections of this one have not ended.
 func RouteChain() string { return chainRoute }
 
 // OldConnections returns the chains of the table mangle as they are when another

@@ -6,20 +6,23 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/userspace"
 )
 
-// own returns a chain of the table mangle that a mode has, and no other.
-func (m Mode) own() string {
-	switch m {
-	case IPVS:
-		return ipvs.RouteChain()
-	case Userspace:
-		return userspace.CatchChains()[0]
-	default:
-		return ""
+// kubeServices is the chain of the table nat that kube-proxy has in every mode but
+// nftables.
+const kubeServices = "KUBE-SERVICES"
+
+// signs returns a chain of each mode by which those that can follow it know it. That of
+// ipvs mode may stay in iptables mode, which is known by its own.
+func signs() map[Mode]xt.ChainRef {
+	return map[Mode]xt.ChainRef{
+		IPTables:  {Table: xt.NAT, Name: iptables.MarkChain()},
+		IPVS:      {Table: xt.Mangle, Name: ipvs.RouteChain()},
+		Userspace: {Table: xt.Mangle, Name: userspace.CatchChains()[0]},
 	}
 }
 
@@ -43,15 +46,21 @@ func Precedes(ctx context.Context, m Mode, tools []Tool, nft *Tables) (bool, err
 
 func (t Tool) precedes(ctx context.Context, m Mode) (bool, error) {
 	is := func(c xt.ChainRef) bool {
-		return strings.HasPrefix(c.Name, ownPrefix) || c.Table == xt.NAT && c.Name == "KUBE-SERVICES"
+		return strings.HasPrefix(c.Name, ownPrefix) || c.Table == xt.NAT && c.Name == kubeServices
 	}
 	l, err := t.Run.Leavings(ctx, t.Family, xt.Owner{Chain: is, Entry: is})
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	all := slices.Concat(l.Chains, l.Kept)
-	if len(all) == 0 || slices.ContainsFunc(all, func(c xt.ChainRef) bool { return c.Name == "KUBE-SERVICES" }) {
-		return len(all) > 0, nil
+	for _, c := range slices.Concat(l.Chains, l.Kept) {
+		if !t.InUse || c.Name == kubeServices {
+			return true, nil
+		}
+		for mode, sign := range signs() {
+			if mode != m && c == sign {
+				return true, nil
+			}
+		}
 	}
-	return !t.InUse || !slices.Contains(all, xt.ChainRef{Table: xt.Mangle, Name: m.own()}), nil
+	return false, nil
 }
