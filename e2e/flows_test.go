@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,21 +116,12 @@ func newWorld(t *testing.T, cfg world.Config) *world.World {
 	return w
 }
 
-// unsettled are the cases that fail at times with routed addresses in user-mode Linux: over IPv6, and as
-// the first of a world, what is sent to an undeclared port of a virtual address gets no
-// answer. Whose fault that is has not been found; they have to be played again.
-func unsettled() []string { return []string{"none-vip-undefined-port", "nodeport-on-vip-address"} }
-
 // playCorpus deals the cases out to worlds of their own. Cases that need another
 // world than most have one each.
 func playCorpus(t *testing.T, v corpusRun, binary string) {
 	var usual, special []*servicetest.Case
 	for c := range servicetest.Corpus() {
 		if !v.plays(c) {
-			continue
-		}
-		if v.mode == world.IPVS && slices.Contains(unsettled(), c.Name) {
-			t.Logf("KNOWN TO FAIL AT TIMES, NOT PLAYED: %s", c.Name)
 			continue
 		}
 		c, err := world.Deviate(c, c.Snapshots(t), world.Deviations(v.mode, v.lacks...))

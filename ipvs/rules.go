@@ -69,6 +69,7 @@ var ( // states of connections
 	isNew     = xt.CTState{States: xt.CTNew}
 	isKnown   = xt.CTState{States: xt.CTRelated | xt.CTEstablished}
 	isRelated = xt.CTState{States: xt.CTRelated}
+	isTracked = xt.CTState{States: xt.CTNew | xt.CTRelated | xt.CTEstablished}
 	isDNAT    = xt.CTState{States: xt.CTDNAT}
 )
 
@@ -131,7 +132,7 @@ func (fam *family) preRouting() []xt.Rule {
 		mark := xt.OrMark{Bits: fam.cfg.routeMark()}
 		rules = append(rules,
 			rule(mark, fam.in(inVIP)),
-			rule(mark, fam.icmp, fam.to(useAddr)),
+			rule(mark, fam.icmp, isKnown, fam.to(useAddr)), // not neighbour discovery: see sent
 			// External IPs may be addresses of other machines, whose own ICMP is
 			// none of our business. Errors about a connection are.
 			rule(mark, fam.icmp, isRelated, fam.to(useExt)),
@@ -194,6 +195,10 @@ func (fam *family) arrived() []xt.Rule {
 // To an endpoint that is the node itself IPVS sends a packet by the route it has
 // already, which must lead to the node then: hence the mark. What goes elsewhere
 // comes by here again, with a route of its own, and must not be routed back.
+//
+// A load-balancer IP may be another machine's address too, which asks the node for its
+// link-layer address from there. The answer must reach it. Neighbour discovery is
+// never tracked (net/netfilter/nf_conntrack_proto_icmpv6.c).
 func (fam *family) sent() []xt.Rule {
 	mark := fam.cfg.routeMark()
 	var rules []xt.Rule
@@ -209,7 +214,7 @@ func (fam *family) sent() []xt.Rule {
 		rules = append(rules,
 			rule(xt.OrMark{Bits: mark}, fam.in(inVIP)),
 			rule(xt.OrMark{Bits: mark}, fam.in(inShort)),
-			rule(xt.OrMark{Bits: mark}, fam.icmp, fam.to(useAddr)),
+			rule(xt.OrMark{Bits: mark}, fam.icmp, isTracked, fam.to(useAddr)),
 		)
 	}
 	return append(rules,
