@@ -56,7 +56,8 @@ func hostDaemon(t *testing.T, b *bed) {
 	call(t, netns.TCP, b.everyone(t), parse(t, 2222, slices.Concat(s.lb, s.external)...), notTheNode)
 }
 
-// undeclaredPorts has something else behind the addresses of a load balancer.
+// undeclaredPorts has something else behind the addresses of a load balancer, in the network of the node. It has to find
+// the node there: over IPv6 it asks from the very address that it answers from (RFC 4861, 7.2.2).
 func undeclaredPorts(t *testing.T, b *bed) {
 	s := site(2, pod(2))
 	b.offer(t, s)
@@ -64,6 +65,9 @@ func undeclaredPorts(t *testing.T, b *bed) {
 	b.serve(t, netns.UDP, 80, vip(2), vip(102))
 	for _, lb := range []netns.Dual{vip(2), vip(102)} {
 		call(t, netns.TCP, b.everyone(t), at(lb, 80), answeredByAny(pod(2)))
+		if out, err := b.Elsewhere.Output(t.Context(), "ip", "-6", "neigh", "flush", "dev", netns.Uplink); err != nil {
+			t.Fatalf("forget neighbours: %v\n%s", err, out)
+		}
 		call(t, netns.TCP, b.everyone(t), at(lb, 9443), answeredIn(b.Elsewhere.NS))
 		call(t, netns.UDP, b.everyone(t), at(lb, 80), answeredIn(b.Elsewhere.NS))
 	}
