@@ -95,7 +95,7 @@ type Config struct {
 	// Follows reports whether somebody else has Services in force now, whose place the
 	// dataplane takes when it puts everything in force: another proxy, or this one in
 	// another mode. It is asked by each Sync that does; nil means that nobody has.
-	Follows func(context.Context) (bool, error)
+	Follows func(context.Context) bool
 
 	// Log is required by New, and not used by Plan.
 	Log *slog.Logger

@@ -3,7 +3,6 @@ package ipvs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -49,15 +48,8 @@ func OldConnections(cfg Config, f service.Family) []xt.Chain {
 }
 
 // follows reports whether somebody else serves, whose place is taken.
-func (d *Dataplane) follows(ctx context.Context) (bool, error) {
-	if d.cfg.VIPMode != Routed || d.cfg.Follows == nil {
-		return false, nil
-	}
-	yes, err := d.cfg.Follows(ctx)
-	if err != nil {
-		return false, fmt.Errorf("ipvs: look for what another proxy has in force: %w", err)
-	}
-	return yes, nil
+func (d *Dataplane) follows(ctx context.Context) bool {
+	return d.cfg.VIPMode == Routed && d.cfg.Follows != nil && d.cfg.Follows(ctx)
 }
 
 // replace puts everything in force in the place of another proxy. So rules come after

@@ -126,11 +126,7 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 	for _, s := range d.drains.servers {
 		s.held = false
 	}
-	follows, err := d.follows(ctx)
-	if err != nil {
-		return service.Report{}, err
-	}
-	if follows {
+	if d.follows(ctx) {
 		r, err := d.replace(ctx, t)
 		return d.finish(r), err
 	}

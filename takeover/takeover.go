@@ -187,14 +187,14 @@ func (t *Taker) otherModes(ctx context.Context, r *Result) error {
 		return err // sets cannot go while rules name them
 	}
 	if t.cfg.Mode != IPVS && !busy {
-		d, err := ipvs.New(t.cfg.IPVS, t.counted(r), noRules{}, nil)
+		d, err := ipvs.New(t.cfg.IPVS, t.counted(r), xt.NoRules{}, nil)
 		if err == nil {
 			err = d.Cleanup(ctx)
 		}
 		errs = append(errs, t.later(err, r))
 	}
 	if t.cfg.Mode != Userspace {
-		d, err := userspace.New(t.cfg.Userspace, t.counted(r), noRules{}, nil)
+		d, err := userspace.New(t.cfg.Userspace, t.counted(r), xt.NoRules{}, nil)
 		if err == nil {
 			err = d.Cleanup(ctx)
 		}
@@ -247,20 +247,6 @@ func (t *Taker) onlyOld(ctx context.Context, tool Tool) error {
 		w.Write = append(w.Write, c)
 	}
 	return tool.Run.Restore(ctx, &xt.Restore{Family: tool.Family, Tables: []xt.TableRestore{w}})
-}
-
-// noRules are tables without a rule of ours, which have been removed already.
-type noRules struct{ xt.Runner }
-
-// Save implements [xt.Runner].
-func (noRules) Save(context.Context, xt.Family) (*xt.State, error) { return &xt.State{}, nil }
-
-// Restore implements [xt.Runner].
-func (noRules) Restore(_ context.Context, r *xt.Restore) error {
-	if r.Empty() {
-		return nil
-	}
-	return errors.New("rules have come back while they were removed")
 }
 
 // message tells an operator what was removed.

@@ -117,10 +117,7 @@ func (d *Dataplane) resync(ctx context.Context) (r service.Report, err error) {
 	if err != nil {
 		return r, err
 	}
-	follows, err := d.follows(ctx)
-	if err != nil {
-		return r, err
-	}
+	follows := d.cfg.Follows != nil && d.cfg.Follows(ctx)
 	var wrote bool
 	if !follows {
 		if wrote, err = d.keepRules(ctx); err != nil {
@@ -138,18 +135,6 @@ func (d *Dataplane) resync(ctx context.Context) (r service.Report, err error) {
 	r.Resynced = true
 	r.Repaired = d.verifying && (changed || wrote || r.Added+r.Removed > 0)
 	return r, err
-}
-
-// follows reports whether somebody else serves, whose place is taken.
-func (d *Dataplane) follows(ctx context.Context) (bool, error) {
-	if d.cfg.Follows == nil {
-		return false, nil
-	}
-	yes, err := d.cfg.Follows(ctx)
-	if err != nil {
-		return false, fmt.Errorf("userspace: look for what another proxy has in force: %w", err)
-	}
-	return yes, nil
 }
 
 // writeAll makes the sets hold what they should.

@@ -35,11 +35,11 @@ func (c command) cleanupSets(ctx context.Context, virtual ipvs.Config, proxy use
 }
 
 func cleanKernel(ctx context.Context, virtual ipvs.Config, proxy userspace.Config, k kernel.Kernel) error {
-	servers, err := ipvs.New(virtual, k, noRules{}, nil)
+	servers, err := ipvs.New(virtual, k, xt.NoRules{}, nil)
 	if err != nil {
 		return err
 	}
-	served, err := userspace.New(proxy, k, noRules{}, nil)
+	served, err := userspace.New(proxy, k, xt.NoRules{}, nil)
 	if err != nil {
 		return err
 	}
@@ -112,19 +112,4 @@ func (k *loadedKernel) Apply(ctx context.Context, ops []kernel.Op) ([]*kernel.Op
 		k.removed += len(ops) - len(refused)
 	}
 	return refused, err
-}
-
-// noRules are tables without a rule of ours, for a Cleanup after rules have been
-// removed from every table there is.
-type noRules struct{ xt.Runner }
-
-// Save implements [xt.Runner].
-func (noRules) Save(context.Context, xt.Family) (*xt.State, error) { return &xt.State{}, nil }
-
-// Restore implements [xt.Runner].
-func (noRules) Restore(_ context.Context, r *xt.Restore) error {
-	if r.Empty() {
-		return nil
-	}
-	return errors.New("rules have come back while they were removed")
 }

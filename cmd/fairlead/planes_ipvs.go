@@ -126,7 +126,7 @@ func (e *ipvsEngine) open(families []service.Family) (service.Dataplane, error) 
 	cfg.AuditEvery = e.cfg.Config.SyncPeriod
 	cfg.Families = families
 	cfg.Held = takeover.SocketAddrs
-	cfg.Follows = follows(modeIPVS, e.tools.Variant)
+	cfg.Follows = e.cfg.follows(modeIPVS, e.tools.Variant)
 	cfg.Assert = func() (bool, error) { return sysctl.Reassert(e.cfg.Root, e.settings) }
 	cfg.Log = e.cfg.Log
 	var err error

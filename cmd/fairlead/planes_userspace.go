@@ -72,7 +72,7 @@ func (e *userspaceEngine) sysctls(*service.Node, []service.Family) []sysctl.Sett
 func (e *userspaceEngine) open(families []service.Family) (service.Dataplane, error) {
 	cfg := e.cfg.Config.Userspace
 	cfg.Families, cfg.Log = families, e.cfg.Log
-	cfg.Follows = follows(modeUserspace, e.tools.Variant)
+	cfg.Follows = e.cfg.follows(modeUserspace, e.tools.Variant)
 	var err error
 	if e.proxy, err = userspace.NewProxy(cfg); err != nil {
 		return nil, fmt.Errorf("%w (see --userspace-port)", err)

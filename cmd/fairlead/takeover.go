@@ -62,10 +62,15 @@ func (p *process) takeOver(plane service.Dataplane, eng engine, state nodeState)
 	}, nil
 }
 
-// follows returns what tells a dataplane whether somebody else serves.
-func follows(mode string, inUse iptables.Variant) func(context.Context) (bool, error) {
-	return func(ctx context.Context) (bool, error) {
-		return takeover.Precedes(ctx, takeover.Mode(mode), takeoverTools(mode, inUse), &takeover.Tables{})
+// follows returns what tells a dataplane whether somebody else serves. If that cannot be found out, somebody may: then a
+// node port is unmasqueraded for a moment at worst, and no connection of theirs is lost.
+func (c engineConfig) follows(mode string, inUse iptables.Variant) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		yes, err := takeover.Precedes(ctx, takeover.Mode(mode), takeoverTools(mode, inUse), &takeover.Tables{})
+		if err != nil {
+			c.Log.Warn("cannot tell whether another proxy serves on this node; taking it that one does", "err", err)
+		}
+		return yes || err != nil
 	}
 }
 

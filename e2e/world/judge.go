@@ -13,11 +13,11 @@ import (
 	"github.com/fairlead-project/fairlead/service/servicetest"
 )
 
-// How often a flow is sent. A pool of n is missed by triesPerHop*n fair choices
-// with a probability below 1e-4 for the largest of the small ones.
+// How often a flow is sent, at most. That triesPerHop*n fair choices miss one of a pool of n happens about once in 1e11
+// for the largest of the small ones: the corpus has some ten thousand flows.
 const (
 	minTries    = 4
-	triesPerHop = 12
+	triesPerHop = 24
 	smallPool   = 5
 	manyTries   = 25
 	stickyTries = 6

@@ -10,7 +10,8 @@ import (
 type lifetime struct {
 	mu        sync.Mutex
 	over      bool
-	first     func()      // of AfterFunc
+	used      bool        // somebody has asked for first
+	first     func()      // of the first AfterFunc
 	stopFirst func() bool // takes it back; bound once
 	more      map[*func()]struct{}
 	done      chan struct{} // nil until somebody asks for it
@@ -47,7 +48,8 @@ func (l *lifetime) Done() <-chan struct{} {
 	return l.done
 }
 
-// AfterFunc is context.AfterFunc, without its price for each request if one waits at a time.
+// AfterFunc is context.AfterFunc, without its price for requests with whom one waits. Only the first has stopFirst: contexts
+// take back what they have asked for more than once, and the second time must not meet somebody else's.
 func (l *lifetime) AfterFunc(f func()) func() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,8 +57,8 @@ func (l *lifetime) AfterFunc(f func()) func() bool {
 	case l.over:
 		go f()
 		return func() bool { return false }
-	case l.first == nil:
-		l.first = f
+	case !l.used:
+		l.used, l.first = true, f
 		return l.stopFirst
 	}
 	key := &f
@@ -106,7 +108,8 @@ func (l *lifetime) cancel() {
 // cannot be used again.
 func (l *lifetime) end() bool {
 	l.mu.Lock()
-	unnoticed := !l.over && l.first == nil && l.more == nil && l.done == nil
+	unnoticed := !l.over && l.first == nil && len(l.more) == 0 && l.done == nil
+	l.used = false
 	l.mu.Unlock()
 	if !unnoticed {
 		l.cancel()
