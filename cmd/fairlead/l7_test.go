@@ -219,7 +219,10 @@ func TestL7Upgrade(t *testing.T) {
 		return err
 	}
 	first, stopFirst := startL7(t, args...)
-	waitFor(t, func() bool { return ask() == nil && strings.Contains(first.String(), "serving") })
+	waitFor(t, func() bool {
+		_, err := os.Stat(socket) // without it the second could not take over, and the port would be taken
+		return err == nil && ask() == nil
+	})
 
 	done, failed := make(chan struct{}), make(chan error, 1)
 	var clients sync.WaitGroup

@@ -74,6 +74,7 @@ type Engine struct {
 	tunnels tunnels
 	crowd   *crowd
 	wire    *wire.Server // of HTTP/1.1; nil: net/http is
+	serving sync.WaitGroup
 
 	mu       sync.Mutex
 	current  *generation              // of connections to come
@@ -196,6 +197,10 @@ func (e *Engine) leave(g *generation) {
 // Serve accepts clients of l until the Engine is shut down, and then returns nil. The name is for Stats. l is not
 // closed: who has made it may have handed it to another process.
 func (e *Engine) Serve(ctx context.Context, name string, l net.Listener, secure bool) error {
+	if !e.beginServe() {
+		return nil
+	}
+	defer e.serving.Done()
 	stats := e.stats.listener(name, l, secure)
 	var pause time.Duration
 	for {
@@ -224,6 +229,32 @@ func (e *Engine) Serve(ctx context.Context, name string, l net.Listener, secure 
 		stats.Accepted.Add(1)
 		stats.Open.Add(1)
 		go e.welcome(ctx, &connection{engine: e, generation: e.enter(), stats: stats, born: time.Now(), raw: conn}, conn)
+	}
+}
+
+// beginServe counts a Serve, unless the Engine has been stopped.
+func (e *Engine) beginServe() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing {
+		return false
+	}
+	e.serving.Add(1)
+	return true
+}
+
+// awaitServed waits for every Serve to have returned: who has been accepted last has to be counted before
+// it is asked whether anybody is there.
+func (e *Engine) awaitServed(ctx context.Context) {
+	served := make(chan struct{})
+	go func() {
+		e.serving.Wait()
+		close(served)
+	}()
+	select {
+	case <-ctx.Done():
+	case <-served:
+	case <-time.After(linger): // nobody has woken Accept
 	}
 }
 
@@ -268,6 +299,7 @@ const linger = 2 * time.Second
 func (e *Engine) Shutdown(ctx context.Context) error {
 	e.Stop()
 	e.leaving.Store(true)
+	e.awaitServed(ctx)
 	e.awaitQuiet(ctx)
 	e.mu.Lock()
 	var all []*generation
