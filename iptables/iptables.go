@@ -74,7 +74,7 @@ func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
 		return nil
 	}
 	var out []service.Deviation
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		if p.ID.Protocol == service.SCTP && len(p.Frontends) > 0 {
 			out = append(out, service.Deviation{Port: p.ID, Reason: "the kernel cannot match ports of SCTP (xt_sctp)"})
 		}

@@ -118,7 +118,7 @@ func except(mode VIPMode) func(*service.Snapshot, service.Flow) string {
 func vipKind(snap *service.Snapshot, a netip.Addr) (service.Kind, bool) {
 	var kind service.Kind
 	found := false
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		for i := range p.Frontends {
 			if fe := &p.Frontends[i]; fe.Addr.Addr() == a && (!found || fe.Kind < kind) {
 				kind, found = fe.Kind, true

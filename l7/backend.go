@@ -80,7 +80,7 @@ func (b *backend) protocol() upstream.Protocol { return upstream.Protocol(b.app.
 // setEndpoints takes over a Snapshot and returns how many backends have changed. s.mu is held.
 func (s *Server) setEndpoints(snap *service.Snapshot) int {
 	ports := make(map[service.Name][]*service.Port, len(s.ports))
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		ports[p.ID.Service] = append(ports[p.ID.Service], p)
 	}
 	external := make(map[service.Name]*service.External, len(snap.External))

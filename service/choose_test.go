@@ -72,7 +72,7 @@ func TestWeightsAndDeparting(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := weighted(tt.slices...).Snapshot().Ports[0]
+			p := weighted(tt.slices...).Snapshot().Ports.At(0)
 			for _, check := range []struct {
 				name      string
 				got, want Pool
@@ -92,7 +92,7 @@ func TestWeightsAndDeparting(t *testing.T) {
 // time of the change may differ without notice.
 func TestWeightChangeIsAChange(t *testing.T) {
 	s := weighted(slice80("x", 2, "up", "10.244.1.2"))
-	before := s.Snapshot().Ports[0]
+	before := s.Snapshot().Ports.At(0)
 	later := slice80("x", 2, "up", "10.244.1.2")
 	later.Triggered = time.Unix(1, 0)
 	if s.SetSlice(later) {
@@ -101,7 +101,7 @@ func TestWeightChangeIsAChange(t *testing.T) {
 	if !s.SetSlice(slice80("x", 3, "up", "10.244.1.2")) {
 		t.Error("another weight is said not to matter")
 	}
-	after := s.Snapshot().Ports[0]
+	after := s.Snapshot().Ports.At(0)
 	if before == after || after.Cluster[0].Weight != 3 || before.Cluster[0].Weight != 2 {
 		t.Errorf("before %+v, after %+v: want weights 2 and 3 in two Ports", before.Cluster, after.Cluster)
 	}
@@ -110,7 +110,7 @@ func TestWeightChangeIsAChange(t *testing.T) {
 // TestEqualPoolsAreShared also requires that pools that differ in a weight only
 // are not.
 func TestEqualPoolsAreShared(t *testing.T) {
-	p := weighted(slice80("x", 4, "draining", "10.244.1.2"), slice80("y", 0, "draining", "10.244.1.3")).Snapshot().Ports[0]
+	p := weighted(slice80("x", 4, "draining", "10.244.1.2"), slice80("y", 0, "draining", "10.244.1.3")).Snapshot().Ports.At(0)
 	first := &p.Cluster[0]
 	for name, got := range map[string]Pool{"Serving": p.Serving, "Departing": p.Departing, "local": p.Internal().Pool} {
 		if &got[0] != first {

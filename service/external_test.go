@@ -26,8 +26,8 @@ func TestExternal(t *testing.T) {
 	if d := cmp.Diff(first.External, want); d != "" {
 		t.Errorf("External (-got +want):\n%s", d)
 	}
-	if len(first.Ports) != 0 {
-		t.Errorf("%d Ports, want none", len(first.Ports))
+	if first.Ports.Len() != 0 {
+		t.Errorf("%d Ports, want none", first.Ports.Len())
 	}
 
 	aged := *docs
@@ -69,18 +69,18 @@ func TestHeadlessPort(t *testing.T) {
 		},
 	})
 	first := s.Snapshot()
-	if len(first.Ports) != 1 {
-		t.Fatalf("%d Ports, want one", len(first.Ports))
+	if first.Ports.Len() != 1 {
+		t.Fatalf("%d Ports, want one", first.Ports.Len())
 	}
-	p := first.Ports[0]
+	p := first.Ports.At(0)
 	pool := Pool{{Addr: netip.MustParseAddrPort("10.244.1.2:15432")}}
 	if r := p.Internal(); r.Verdict != Forward || !slices.Equal(r.Pool, pool) || p.Number != 5432 || len(p.Frontends) != 0 {
 		t.Errorf("got %+v with number %d and frontends %v, want %v, 5432 and none", r, p.Number, p.Frontends, pool)
 	}
-	if set(""); s.Snapshot().Ports[0] != p {
+	if set(""); s.Snapshot().Ports.At(0) != p {
 		t.Error("a Port that has not changed has another pointer")
 	}
-	if set("kubernetes.io/h2c"); s.Snapshot().Ports[0].AppProtocol != "kubernetes.io/h2c" {
+	if set("kubernetes.io/h2c"); s.Snapshot().Ports.At(0).AppProtocol != "kubernetes.io/h2c" {
 		t.Error("a change of the protocol is not seen")
 	}
 }

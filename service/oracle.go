@@ -71,7 +71,7 @@ func (n *Node) forward(f Flow, r Route) Outcome {
 // unclaimed handles a flow to no frontend. Whatever else is sent to a cluster IP
 // would leave by the default route, so it is rejected, ping included.
 func (s *Snapshot) unclaimed(f Flow) (Outcome, []string) {
-	for _, p := range s.Ports {
+	for p := range s.Ports.All() {
 		for i := range p.Frontends {
 			if fe := &p.Frontends[i]; fe.Kind == ClusterIP && fe.Addr.Addr() == f.Dst.Addr() {
 				return Outcome{Verdict: Reject}, []string{fmt.Sprintf(
@@ -91,7 +91,7 @@ func (s *Snapshot) find(f Flow) (*Port, *Frontend) {
 	wild := netip.AddrPortFrom(FamilyOf(f.Dst.Addr()).Any(), f.Dst.Port())
 	var nodePort *Port
 	var nodeFrontend *Frontend
-	for _, p := range s.Ports {
+	for p := range s.Ports.All() {
 		if p.ID.Protocol != f.Protocol {
 			continue
 		}

@@ -10,21 +10,18 @@ import (
 )
 
 func manyPorts(n int) *Snapshot {
-	s := &Snapshot{}
+	var ports []*Port
 	for i := range n {
-		s.Ports = append(s.Ports, &Port{ID: PortID{Service: Name{"default", fmt.Sprintf("svc-%05d", i)}}})
+		ports = append(ports, &Port{ID: PortID{Service: Name{"default", fmt.Sprintf("svc-%05d", i)}}})
 	}
-	return s
+	return &Snapshot{Ports: NewPortList(ports...)}
 }
 
 func TestChanged(t *testing.T) {
 	a := manyPorts(4)
-	b := &Snapshot{Ports: slices.Clone(a.Ports)}
-	changed := *b.Ports[1]
-	b.Ports[1] = &changed
-	b.Ports = slices.Delete(b.Ports, 2, 3)
+	changed := *a.Ports.At(1)
 	added := &Port{ID: PortID{Service: Name{"default", "svc-00003"}, Protocol: UDP}}
-	b.Ports = append(b.Ports, added)
+	b := &Snapshot{Ports: NewPortList(a.Ports.At(0), &changed, a.Ports.At(3), added)}
 
 	type pair struct{ old, new *Port }
 	collect := func(s, prev *Snapshot) (out []pair) {
@@ -33,23 +30,24 @@ func TestChanged(t *testing.T) {
 		}
 		return out
 	}
-	want := []pair{{a.Ports[1], &changed}, {a.Ports[2], nil}, {nil, added}}
+	want := []pair{{a.Ports.At(1), &changed}, {a.Ports.At(2), nil}, {nil, added}}
 	if got := collect(b, a); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if got := collect(b, b); got != nil {
 		t.Errorf("against itself: got %v, want nothing", got)
 	}
-	if got := collect(a, nil); len(got) != 4 || got[0] != (pair{nil, a.Ports[0]}) {
+	if got := collect(a, nil); len(got) != 4 || got[0] != (pair{nil, a.Ports.At(0)}) {
 		t.Errorf("against nothing: got %v, want all as additions", got)
 	}
 }
 
 func TestChangedAllocatesNothing(t *testing.T) {
 	a := manyPorts(1000)
-	b := &Snapshot{Ports: slices.Clone(a.Ports)}
-	port := *b.Ports[500]
-	b.Ports[500] = &port
+	ports := slices.Collect(a.Ports.All())
+	port := *ports[500]
+	ports[500] = &port
+	b := &Snapshot{Ports: NewPortList(ports...)}
 	n := 0
 	allocs := testing.AllocsPerRun(10, func() {
 		for range b.Changed(a) {

@@ -18,7 +18,7 @@ func TestStale(t *testing.T) {
 		for _, f := range frontends {
 			p.Frontends = append(p.Frontends, Frontend{Addr: addr(f)})
 		}
-		return &Snapshot{Ports: []*Port{p}, Node: Node{Addrs: []netip.Addr{netip.MustParseAddr("172.18.0.11")}}}
+		return &Snapshot{Ports: NewPortList(p), Node: Node{Addrs: []netip.Addr{netip.MustParseAddr("172.18.0.11")}}}
 	}
 	const vip, nodePort = "10.96.0.10:53", "0.0.0.0:30053"
 	const a, b = "10.244.1.2:53", "10.244.2.2:53"

@@ -19,8 +19,7 @@ type Store struct {
 	built     map[Name]*built
 	notable   map[Name]*built // those of built with more than ports
 	dirty     map[Name]bool
-	ports     []*Port // of the last Snapshot
-	rev       uint64
+	last      Snapshot // what the last one held, but for Node and Triggered
 	triggered []time.Time
 
 	serviceChanges, sliceChanges uint64
@@ -166,59 +165,55 @@ func (v *Slice) equal(o *Slice) bool {
 }
 
 // Snapshot returns the state to put in force. Ports whose inputs did not change
-// since the last call, or changed nothing that counts, are the same pointers.
+// since the last call, or changed nothing that counts, are the same pointers, and
+// lists in which nothing changed are the same arrays.
 func (s *Store) Snapshot() *Snapshot {
 	names := slices.SortedFunc(maps.Keys(s.dirty), Name.Compare)
+	noted := false
 	for _, n := range names {
-		s.rebuild(n)
+		noted = s.rebuild(n) || noted
 	}
-	s.ports = s.merge(names)
 	clear(s.dirty)
-	s.rev++
-	snap := &Snapshot{Rev: s.rev, Node: s.node, Ports: s.ports, Triggered: s.triggered}
-	s.triggered = nil
-	for _, b := range s.notable {
-		snap.Health = append(snap.Health, b.health...)
-		snap.Problems = append(snap.Problems, b.problems...)
-		if b.external != nil {
-			snap.External = append(snap.External, b.external)
-		}
-	}
-	slices.SortFunc(snap.External, func(a, b *External) int { return a.Service.Compare(b.Service) })
-	slices.SortFunc(snap.Health, HealthPort.compare)
-	slices.SortFunc(snap.Problems, Problem.compare)
-	return snap
-}
-
-// merge returns the ports of the last Snapshot with those of the named Services
-// replaced. Names must be sorted.
-func (s *Store) merge(names []Name) []*Port {
-	if len(names) == 0 {
-		return s.ports
-	}
-	out := make([]*Port, 0, len(s.ports)+len(names))
-	rest := s.ports
-	for _, n := range names {
-		i, _ := slices.BinarySearchFunc(rest, n, func(p *Port, n Name) int { return p.ID.Service.Compare(n) })
-		out = append(out, rest[:i]...)
-		for rest = rest[i:]; len(rest) > 0 && rest[0].ID.Service == n; rest = rest[1:] {
-		}
+	s.last.Rev++
+	s.last.Ports = s.last.Ports.replace(names, func(n Name) []*Port {
 		if b := s.built[n]; b != nil {
-			out = append(out, b.ports...)
+			return b.ports
 		}
+		return nil
+	})
+	if noted {
+		s.note()
 	}
-	return append(out, rest...)
+	snap := s.last
+	snap.Node, snap.Triggered = s.node, s.triggered
+	s.triggered = nil
+	return &snap
 }
 
-// rebuild decides everything about one Service anew.
-func (s *Store) rebuild(n Name) {
-	v := s.services[n]
+// note gathers what Services add to a Snapshot besides ports.
+func (s *Store) note() {
+	s.last.Health, s.last.Problems, s.last.External = nil, nil, nil
+	for _, b := range s.notable {
+		s.last.Health = append(s.last.Health, b.health...)
+		s.last.Problems = append(s.last.Problems, b.problems...)
+		if b.external != nil {
+			s.last.External = append(s.last.External, b.external)
+		}
+	}
+	slices.SortFunc(s.last.External, func(a, b *External) int { return a.Service.Compare(b.Service) })
+	slices.SortFunc(s.last.Health, HealthPort.compare)
+	slices.SortFunc(s.last.Problems, Problem.compare)
+}
+
+// rebuild decides everything about one Service anew, and reports whether what it adds
+// besides ports has changed.
+func (s *Store) rebuild(n Name) (noted bool) {
+	v, old, was := s.services[n], s.built[n], s.notable[n]
 	if v == nil {
 		delete(s.built, n)
 		delete(s.notable, n)
-		return
+		return was != nil
 	}
-	old := s.built[n]
 	b := s.build(v)
 	if old != nil {
 		for i, p := range b.ports {
@@ -235,4 +230,9 @@ func (s *Store) rebuild(n Name) {
 	if delete(s.notable, n); len(b.health)+len(b.problems) > 0 || b.external != nil {
 		s.notable[n] = b
 	}
+	now := s.notable[n]
+	if was == nil || now == nil {
+		return was != now
+	}
+	return was.external != now.external || !slices.Equal(was.health, now.health) || !slices.Equal(was.problems, now.problems)
 }

@@ -109,7 +109,7 @@ func (c command) printLists(snap *service.Snapshot, mode string, families []serv
 
 func countPorts(snap *service.Snapshot, families []service.Family) int {
 	n := 0
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		if slices.Contains(families, p.ID.Family) {
 			n++
 		}

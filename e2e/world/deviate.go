@@ -149,11 +149,14 @@ func serves(snap *service.Snapshot, a netip.Addr, kinds ...service.Kind) bool {
 	if slices.Contains(snap.Node.Addrs, a) {
 		return false
 	}
-	return slices.ContainsFunc(snap.Ports, func(p *service.Port) bool {
-		return slices.ContainsFunc(p.Frontends, func(fe service.Frontend) bool {
+	for p := range snap.Ports.All() {
+		if slices.ContainsFunc(p.Frontends, func(fe service.Frontend) bool {
 			return fe.Addr.Addr() == a && slices.Contains(kinds, fe.Kind)
-		})
-	})
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // Deviate returns a case as a mode with these deviations plays it. The snapshots
@@ -201,7 +204,7 @@ func deviate(f *servicetest.FlowExpect, snap *service.Snapshot, table []Deviatio
 // told lists what the proxy complains of because of deviations, each Service once.
 func told(snap *service.Snapshot, step *servicetest.Step, table []Deviation) []servicetest.ProblemExpect {
 	var out []servicetest.ProblemExpect
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		e := servicetest.ProblemExpect{Line: step.Line, Kind: "Service", Object: p.ID.Service, Reason: "DataplaneDeviation"}
 		about := slices.ContainsFunc(table, func(d Deviation) bool { return d.Told != nil && d.Told(p) })
 		if about && !slices.Contains(out, e) {

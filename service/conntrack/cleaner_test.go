@@ -73,7 +73,7 @@ func serving(vip string, endpoints ...string) *service.Stale {
 	for _, ep := range endpoints {
 		p.Serving = append(p.Serving, service.Endpoint{Addr: netip.MustParseAddrPort(ep)})
 	}
-	return service.NewStale(nil, &service.Snapshot{Ports: []*service.Port{p}})
+	return service.NewStale(nil, &service.Snapshot{Ports: service.NewPortList(p)})
 }
 
 const (

@@ -236,7 +236,7 @@ func keys(flows []flow) []string {
 func world(node string, ports ...*service.Port) *service.Snapshot {
 	return &service.Snapshot{
 		Node:  service.Node{Addrs: []netip.Addr{netip.MustParseAddr(node)}},
-		Ports: ports,
+		Ports: service.NewPortList(ports...),
 	}
 }
 

@@ -216,7 +216,7 @@ func (l *Loop) succeeded(snap *service.Snapshot, rep service.Report, end time.Ti
 
 func (l *Loop) logSync(first bool, snap *service.Snapshot, rep service.Report) {
 	attrs := []any{
-		"rev", snap.Rev, "ports", len(snap.Ports), "resynced", rep.Resynced,
+		"rev", snap.Rev, "ports", snap.Ports.Len(), "resynced", rep.Resynced,
 		"added", rep.Added, "changed", rep.Changed, "removed", rep.Removed,
 	}
 	switch {

@@ -75,7 +75,7 @@ func (p *plane) call(ctx context.Context, what string, snap *service.Snapshot) e
 		err = errPlane
 	}
 	if snap != nil {
-		c.Ports = len(snap.Ports)
+		c.Ports = snap.Ports.Len()
 		p.last = snap
 	}
 	c.End, c.Err = time.Since(p.start), err != nil
@@ -255,7 +255,7 @@ func TestCoalescing(t *testing.T) {
 		if d := cmp.Diff(got, want); d != "" {
 			t.Errorf("syncs (-got +want):\n%s", d)
 		}
-		if got := r.plane.last.Ports[0].Cluster[0].Addr.String(); got != "10.244.1.3:53" {
+		if got := r.plane.last.Ports.At(0).Cluster[0].Addr.String(); got != "10.244.1.3:53" {
 			t.Errorf("endpoint in force %s, want 10.244.1.3:53", got)
 		}
 	})
@@ -299,7 +299,7 @@ func TestPacing(t *testing.T) {
 						t.Errorf("sync %d came %s after the one before, want %s", i, got, tt.want)
 					}
 				}
-				if got := len(r.plane.last.Ports); got != 600 {
+				if got := r.plane.last.Ports.Len(); got != 600 {
 					t.Errorf("%d ports in force at last, want 600", got)
 				}
 			})

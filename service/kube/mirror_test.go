@@ -68,7 +68,7 @@ func randomEntry(r *rand.Rand) (service.Object, Entry) {
 // summary prints what a Store yields, for comparing two.
 func summary(st *service.Store) []string {
 	var out []string
-	for _, p := range st.Snapshot().Ports {
+	for p := range st.Snapshot().Ports.All() {
 		out = append(out, fmt.Sprint(p.ID, p.Frontends, p.Cluster))
 	}
 	return out

@@ -104,7 +104,7 @@ func checkPorts(t *testing.T, c *Case, s *Step, snap *service.Snapshot) {
 		t.Errorf("%s.txtar:%d: health (-want +got)\n%s", c.Name, s.Line, d)
 	}
 	ports := make(map[service.PortID]*service.Port)
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		ports[p.ID] = p
 		a := AffinityExpect{Service: p.ID.Service, Port: p.ID.Port}
 		for _, e := range s.Affinity {
@@ -149,11 +149,11 @@ func checkScheduling(t *testing.T, c *Case, s *Step, snap *service.Snapshot) {
 	want := make(map[service.Name]SchedulingExpect)
 	for _, e := range s.Scheduling {
 		want[e.Service] = e
-		if !slices.ContainsFunc(snap.Ports, func(p *service.Port) bool { return p.ID.Service == e.Service }) {
+		if !slices.ContainsFunc(slices.Collect(snap.Ports.All()), func(p *service.Port) bool { return p.ID.Service == e.Service }) {
 			t.Errorf("%s.txtar:%d: %s has no port", c.Name, e.Line, e.Service)
 		}
 	}
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		if e := want[p.ID.Service]; p.Scheduling != e.Want {
 			t.Errorf("%s.txtar:%d: scheduling of %s is %+v, want %+v", c.Name, e.Line, p.ID, p.Scheduling, e.Want)
 		}

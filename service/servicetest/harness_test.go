@@ -240,7 +240,7 @@ func TestGoldenDeviations(t *testing.T) {
 	}
 	dir := t.TempDir()
 	dev := func(s *service.Snapshot) (out []service.Deviation, err error) {
-		for _, p := range s.Ports {
+		for p := range s.Ports.All() {
 			if p.ID.Protocol == service.SCTP {
 				out = append(out, service.Deviation{Port: p.ID, Reason: "no SCTP"})
 			}
@@ -270,7 +270,7 @@ func TestGolden(t *testing.T) {
 	dir := t.TempDir()
 	render := func(s *service.Snapshot) ([]byte, error) {
 		var b bytes.Buffer
-		for _, p := range s.Ports {
+		for p := range s.Ports.All() {
 			fmt.Fprintln(&b, *p, p.Internal())
 		}
 		fmt.Fprintln(&b, s.Node, s.Health, s.Problems)

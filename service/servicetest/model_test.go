@@ -287,7 +287,7 @@ func TestPortsTwin(t *testing.T) {
 	for seed := range uint64(worlds) {
 		w := servicetest.NewWorld(seed)
 		m := newModel(w)
-		for _, p := range w.Snapshot().Ports {
+		for p := range w.Snapshot().Ports.All() {
 			v := w.Services[p.ID.Service]
 			i := slices.IndexFunc(v.Ports, func(sp service.ServicePort) bool {
 				return sp.Name == p.ID.Port && sp.Protocol == p.ID.Protocol

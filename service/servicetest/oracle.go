@@ -163,7 +163,7 @@ func PortOf(snap *service.Snapshot, fl service.Flow) (*service.Port, *service.Fr
 	nodePorts := snap.Node.AnswersNodePorts(fl.Dst.Addr())
 	var port *service.Port
 	var frontend *service.Frontend
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		for i := range p.Frontends {
 			switch fe := &p.Frontends[i]; {
 			case p.ID.Protocol != fl.Protocol:

@@ -18,9 +18,7 @@ import (
 func state(s *service.Snapshot) service.Snapshot {
 	c := *s
 	c.Rev, c.Triggered = 0, nil
-	if len(c.Ports) == 0 {
-		c.Ports = nil // an empty list and no list mean the same
-	}
+	c.Ports = service.NewPortList(slices.Collect(c.Ports.All())...) // which parts are shared depends on it
 	return c
 }
 
@@ -67,11 +65,11 @@ func TestStoreTwin(t *testing.T) {
 func checkChanged(t *testing.T, at string, prev, cur *service.Snapshot) {
 	t.Helper()
 	olds := make(map[service.PortID]*service.Port)
-	for _, p := range prev.Ports {
+	for p := range prev.Ports.All() {
 		olds[p.ID] = p
 	}
 	want := make(map[service.PortID]bool)
-	for _, p := range cur.Ports {
+	for p := range cur.Ports.All() {
 		old := olds[p.ID]
 		switch {
 		case old == nil || !reflect.DeepEqual(old, p):
@@ -127,10 +125,10 @@ func TestSnapshotRules(t *testing.T) {
 			proto service.Protocol
 		}
 		seen := make(map[address]service.PortID)
-		if !slices.IsSortedFunc(s.Ports, func(a, b *service.Port) int { return a.ID.Compare(b.ID) }) {
+		if !slices.IsSortedFunc(slices.Collect(s.Ports.All()), func(a, b *service.Port) int { return a.ID.Compare(b.ID) }) {
 			t.Errorf("seed %d: ports are not sorted", seed)
 		}
-		for _, p := range s.Ports {
+		for p := range s.Ports.All() {
 			checkPool(t, p.ID, p.Cluster)
 			checkPool(t, p.ID, p.Serving)
 			checkPool(t, p.ID, p.Departing)

@@ -225,7 +225,7 @@ func (a addresses) places(p *service.Port) iter.Seq2[userspace.Place, *service.F
 func Listener(snap *service.Snapshot, at userspace.Place) *service.Port {
 	d := Dataplane{cfg: Config{Families: []service.Family{service.IPv4, service.IPv6}}}
 	addrs := d.addresses(&snap.Node)
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		if p.ID.Protocol != at.Protocol || at.Protocol == service.SCTP {
 			continue
 		}

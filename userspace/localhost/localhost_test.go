@@ -185,7 +185,7 @@ func TestOracle(t *testing.T) {
 			s.state(t)
 			asKernel := *snap
 			asKernel.Node.LocalhostPorts = true
-			for _, p := range snap.Ports {
+			for p := range snap.Ports.All() {
 				for i := range p.Frontends {
 					if fe := &p.Frontends[i]; fe.Kind == service.NodePort && p.ID.Protocol != service.SCTP {
 						want, ok := wanted(&asKernel, p.ID, fe.Addr.Port())
@@ -269,7 +269,7 @@ func nodePort(name string, proto service.Protocol, f service.Family, number uint
 
 func snapshot(ports ...*service.Port) *service.Snapshot {
 	slices.SortFunc(ports, func(a, b *service.Port) int { return a.ID.Compare(b.ID) })
-	s := &service.Snapshot{Ports: ports}
+	s := &service.Snapshot{Ports: service.NewPortList(ports...)}
 	for _, f := range []service.Family{service.IPv4, service.IPv6} {
 		s.Node.PortAddrs[f] = []netip.Prefix{netip.PrefixFrom(f.Any(), 0)}
 	}
@@ -299,7 +299,7 @@ func TestTaken(t *testing.T) {
 	} {
 		r, err := do()
 		want := []service.Deviation{{
-			Port: snap.Ports[0].ID, Here: true,
+			Port: snap.Ports.At(0).ID, Here: true,
 			Reason: "node port 30001 does not answer at localhost: another program of the node has 127.0.0.1:30001/tcp",
 		}}
 		if diff := cmp.Diff(r.Deviations, want); err != nil || diff != "" {

@@ -42,11 +42,11 @@ func web(rev uint64) *service.Snapshot {
 	id := service.PortID{Service: service.Name{Namespace: "shop", Name: "web"}, Port: "http"}
 	six := id
 	six.Family = service.IPv6
-	return &service.Snapshot{Rev: rev, Ports: []*service.Port{
-		{ID: id, Frontends: make([]service.Frontend, 2), Serving: pool},
-		{ID: six, Frontends: make([]service.Frontend, 1), Serving: pool[:1]},
-		{ID: service.PortID{Service: service.Name{Namespace: "shop", Name: "zz-headless"}}, Serving: pool},
-	}}
+	return &service.Snapshot{Rev: rev, Ports: service.NewPortList(
+		&service.Port{ID: id, Frontends: make([]service.Frontend, 2), Serving: pool},
+		&service.Port{ID: six, Frontends: make([]service.Frontend, 1), Serving: pool[:1]},
+		&service.Port{ID: service.PortID{Service: service.Name{Namespace: "shop", Name: "zz-headless"}}, Serving: pool},
+	)}
 }
 
 func TestBookOfDataplanes(t *testing.T) {

@@ -113,7 +113,7 @@ func count(snap *service.Snapshot) Counts {
 	}
 	endpoints := make(map[service.Endpoint]bool)
 	var last service.Name
-	for _, p := range snap.Ports {
+	for p := range snap.Ports.All() {
 		if len(p.Frontends) == 0 {
 			continue
 		}

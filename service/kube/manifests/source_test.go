@@ -58,7 +58,7 @@ func (s *sink) Write(p []byte) (int, error) {
 
 func (s *sink) state() string {
 	var out []string
-	for _, p := range s.store.Snapshot().Ports {
+	for p := range s.store.Snapshot().Ports.All() {
 		line := p.ID.String()
 		for _, f := range p.Frontends {
 			line += " " + f.Addr.String()

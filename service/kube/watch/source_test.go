@@ -87,7 +87,7 @@ func (s *sink) Write(p []byte) (int, error) {
 // problems.
 func (s *sink) state() string {
 	var out []string
-	for _, p := range s.store.Snapshot().Ports {
+	for p := range s.store.Snapshot().Ports.All() {
 		line := p.ID.String()
 		for _, e := range p.Cluster {
 			line += " " + e.Addr.String()
@@ -256,7 +256,7 @@ func TestAnnotationsArrive(t *testing.T) {
 			}
 			state := func() string {
 				var out []string
-				for _, p := range s.store.Snapshot().Ports {
+				for p := range s.store.Snapshot().Ports.All() {
 					for _, e := range p.Cluster {
 						out = append(out, fmt.Sprintf("%s %d", p.Scheduling.Algorithm, e.Weight))
 					}
