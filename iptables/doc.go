@@ -22,10 +22,11 @@
 // A new connection meets nat first. FL-T chains are a tree over the bits of the
 // address ([tree]); its leaves go to the chain of a frontend, FL-F, through FL-A
 // where only some callers are allowed. FL-F holds the Routes: which pool for
-// which Origin, and whether to mark. FL-P picks an endpoint and translates; a
-// pool of more than 16 picks an FL-P of its own first. Chance decides, by the
-// weights of the endpoints; a Service that asks for an algorithm does so in vain,
-// for iptables has no other.
+// which Origin, and whether to mark. FL-P picks an endpoint and translates; one
+// of more than 16 is the root of a tree of FL-P, three levels at most, each of which
+// picks one of 16 by chance ([poolTree]). Chance decides, by the weights of the
+// endpoints; a Service that asks for an algorithm does so in vain, for iptables has
+// no other.
 //
 // There is no chain for an endpoint, which kube-proxy needs to mark connections
 // that are sent back to their own caller. One rule in POSTROUTING finds those: a
@@ -46,7 +47,8 @@
 // FL-P is named by its contents: a chain that is there is right, and is never
 // rewritten. A Service with a changed endpoint gets a new FL-P beside the old
 // one, then FL-F is swung to it, then the old one goes, all in one transaction of
-// the nat table. The lists of clients that session affinity remembers are named
+// the nat table. Of a tree that is the way to the endpoint: five thousand endpoints
+// or three hundred, six chains for one that takes the place of another. The lists of clients that session affinity remembers are named
 // by Port and endpoint, so they outlive a change of pools. FL-F, FL-A and the
 // trees are named by what they are for and rewritten in place.
 //
@@ -57,7 +59,9 @@
 //
 // Session affinity is kept by xt_recent, which remembers 100 clients for each
 // endpoint unless the module was loaded with a larger ip_list_tot; the client
-// not seen for longest is forgotten first. nf_tables refuses rulesets in which a
+// not seen for longest is forgotten first. It can be asked whether it knows a client,
+// not where it belongs: a connection to a Service with affinity meets a rule for each
+// endpoint. nf_tables refuses rulesets in which a
 // packet could be nested in more than 16 chains; the deepest way here is 15,
 // and the length of the way through a tree is bounded for that.
 //

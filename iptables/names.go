@@ -24,7 +24,7 @@ const (
 	prefixPortTree = "FL-N-" // a node of the node-port tree, by port prefix
 	prefixFrontend = "FL-F-" // a frontend, by its identity
 	prefixAllowed  = "FL-A-" // the allowed callers of a frontend, by its identity
-	prefixPool     = "FL-P-" // a pool, by its contents
+	prefixPool     = "FL-P-" // a pool or a part of one, by its contents
 	prefixHairpin  = "FL-H-" // a node of the tree of endpoint addresses, by prefix
 
 	prefixClients = "FL-C-" // not a chain: the list of clients of an endpoint

@@ -1,11 +1,8 @@
 package iptables
 
 import (
-	"math/bits"
 	"net/netip"
 	"slices"
-	"strconv"
-	"time"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/service"
@@ -16,16 +13,21 @@ type planner struct {
 	cfg    Config
 	family xt.Family
 	node   *service.Node
+
+	// written says of a chain that is named by its contents that it need not be
+	// rendered: a large pool is mostly what it was before a change.
+	written func(chain string) bool
 }
 
 // A portPlan is what one Port needs of the kernel. Chains are in the nat table.
 type portPlan struct {
-	chains  []xt.Chain // frontends and pools
-	nat     []*entry   // where its frontends are entered
-	filter  []*entry   // what to do with packets that nat left alone
-	ports   []*entry   // as nat, for node ports
-	closed  []*entry   // as filter, for node ports
-	hairpin []*entry   // endpoints that may be their own callers, without xt_bpf
+	chains  []xt.Chain          // frontends and pools; without rules if written already
+	nat     []*entry            // where its frontends are entered
+	filter  []*entry            // what to do with packets that nat left alone
+	ports   []*entry            // as nat, for node ports
+	closed  []*entry            // as filter, for node ports
+	hairpin []*entry            // endpoints that may be their own callers, without xt_bpf
+	callers map[netip.Addr]bool // those in hairpin
 }
 
 // port renders one Port.
@@ -177,137 +179,17 @@ func (pl *planner) forward(p *service.Port, match []xt.Match, r service.Route, o
 	return append(rules, xt.Rule{Match: match, Target: xt.Goto{Chain: pl.pool(p, r.Pool, out)}})
 }
 
-// directPool is how many endpoints a pool chain picks from itself. A longer walk
-// costs every new connection; see perf notes in doc.go.
-const directPool = 16
-
-// pool adds the chains for a pool and returns the name of the first.
-func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) string {
-	parts := []string{p.ID.Protocol.String()}
-	if p.Affinity > 0 {
-		parts = append(parts, p.ID.String(), seconds(p.Affinity))
-	}
-	parts = appendContents(parts, pool)
-	chain := xt.Chain{Name: hashed(prefixPool, parts...)}
-	if slices.ContainsFunc(out.chains, func(c xt.Chain) bool { return c.Name == chain.Name }) {
-		return chain.Name
-	}
-	for _, ep := range pool {
-		pl.caller(p, ep, out)
-		if p.Affinity > 0 {
-			back := xt.RecentCheck{Name: clientsName(p, ep), Seconds: int(p.Affinity / time.Second), Refresh: true}
-			chain.Rules = append(chain.Rules, translate(p, ep, back))
-		}
-	}
-	if len(pool) <= directPool {
-		chain.Rules = append(chain.Rules, pick(p, pool)...)
-	} else {
-		chain.Rules = append(chain.Rules, groups(p, pool, out)...)
-	}
-	out.chains = append(out.chains, chain)
-	return chain.Name
-}
-
-// appendContents adds what tells pool from another one to the parts of a name: its
-// addresses, and weights as far as there are any.
-func appendContents(parts []string, pool service.Pool) []string {
-	for _, ep := range pool {
-		part := ep.Addr.String()
-		if n := ep.Share(); n != 1 {
-			part += "*" + strconv.Itoa(n)
-		}
-		parts = append(parts, part)
-	}
-	return parts
-}
-
-func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
-
-// shares adds up the weights of a pool.
-func shares(pool service.Pool) int {
-	n := 0
-	for _, ep := range pool {
-		n += ep.Share()
-	}
-	return n
-}
-
-// pick renders the choice of one endpoint of a pool, each with the chance its
-// weight gives it, and remembers the client where affinity is asked for.
-func pick(p *service.Port, pool service.Pool) []xt.Rule {
-	rules := make([]xt.Rule, 0, len(pool))
-	left := shares(pool)
-	for _, ep := range pool {
-		m := chance(ep.Share(), left)
-		left -= ep.Share()
-		if p.Affinity > 0 {
-			m = append(m, xt.RecentSet{Name: clientsName(p, ep)})
-		}
-		rules = append(rules, translate(p, ep, m...))
-	}
-	return rules
-}
-
-// chance matches with the chance of weight in total.
-func chance(weight, total int) []xt.Match {
-	if weight >= total {
-		return nil
-	}
-	return []xt.Match{xt.Random{P: float64(weight) / float64(total)}}
-}
-
-// translate sends the packets that match to one endpoint.
-func translate(p *service.Port, ep service.Endpoint, m ...xt.Match) xt.Rule {
-	match := append(make([]xt.Match, 0, len(m)+1), xt.Proto{Protocol: protocol(p.ID.Protocol)})
-	return xt.Rule{Match: append(match, m...), Target: xt.DNAT{To: ep.Addr}}
-}
-
-// groups renders the choice in two steps, first of a group and then within it, so
-// that both steps grow with the square root of the pool. An endpoint's group
-// follows from its address, so that a change of one endpoint changes one group.
-func groups(p *service.Port, pool service.Pool, out *portPlan) []xt.Rule {
-	n := 1 << ((bits.Len(uint(len(pool))) + 1) / 2)
-	byGroup := make([]service.Pool, n)
-	for _, ep := range pool {
-		g := groupOf(ep.Addr, n)
-		byGroup[g] = append(byGroup[g], ep)
-	}
-	left := shares(pool)
-	var rules []xt.Rule
-	for _, group := range byGroup {
-		if len(group) == 0 {
-			continue
-		}
-		parts := []string{"group", p.ID.Protocol.String()}
-		if p.Affinity > 0 {
-			parts = append(parts, p.ID.String())
-		}
-		name := hashed(prefixPool, appendContents(parts, group)...)
-		out.chains = append(out.chains, xt.Chain{Name: name, Rules: pick(p, group)})
-		rules = append(rules, xt.Rule{Match: chance(shares(group), left), Target: xt.Goto{Chain: name}})
-		left -= shares(group)
-	}
-	return rules
-}
-
-// groupOf spreads endpoints over n groups, n a power of two. Pods of a Service
-// differ mostly in the last bytes of the address.
-func groupOf(a netip.AddrPort, n int) int {
-	h := uint32(2166136261) // FNV-1a
-	raw := a.Addr().As16()
-	for _, b := range append(raw[:], byte(a.Port()>>8), byte(a.Port())) {
-		h = (h ^ uint32(b)) * 16777619
-	}
-	return int(h^h>>16) & (n - 1)
-}
-
 // caller notes, for a kernel without xt_bpf, the address at which ep may turn out
 // to be its own caller.
 func (pl *planner) caller(p *service.Port, ep service.Endpoint, out *portPlan) {
 	addr := ep.Addr.Addr()
-	if pl.cfg.BPF || slices.ContainsFunc(out.hairpin, func(e *entry) bool { return e.addr == addr }) {
+	if pl.cfg.BPF || out.callers[addr] {
 		return
 	}
+	if out.callers == nil {
+		out.callers = make(map[netip.Addr]bool)
+	}
+	out.callers[addr] = true
 	out.hairpin = append(out.hairpin, &entry{
 		key: addrKey(addr), addr: addr, rest: true, source: true,
 		target: xt.Goto{Chain: chainMark}, comment: "sent back to its caller",

@@ -115,7 +115,7 @@ func (d *delta) tables(order ...xt.Table) []xt.TableRestore {
 func newDelta() *delta { return &delta{write: make(map[xt.ChainRef][]xt.Rule)} }
 
 func newState(cfg Config, f xt.Family, node *service.Node) *state {
-	return &state{
+	st := &state{
 		planner:  planner{cfg: cfg, family: f, node: node},
 		plans:    make(map[*service.Port]*memo),
 		pieces:   make(map[string]piece),
@@ -128,6 +128,8 @@ func newState(cfg Config, f xt.Family, node *service.Node) *state {
 		branches: make(map[xt.ChainRef]int),
 		totals:   make(map[xt.Table]int),
 	}
+	st.written = func(chain string) bool { return st.pieces[chain].users > 0 }
+	return st
 }
 
 // renders reports whether Ports look the same on node as on the node of st, so
@@ -201,7 +203,9 @@ func (st *state) replace(old, port *service.Port, s *step) {
 		plan := st.port(port)
 		for _, c := range plan.chains {
 			now.chains = append(now.chains, c.Name)
-			s.rules[c.Name] = c.Rules
+			if !contentNamed(c.Name) || !st.written(c.Name) {
+				s.rules[c.Name] = c.Rules
+			}
 		}
 		slices.Sort(now.chains)
 		now.chains = slices.Clip(slices.Compact(now.chains))
@@ -224,17 +228,28 @@ func (st *state) replace(old, port *service.Port, s *step) {
 // swap notes entries that go and come. Those that stay the same, as all do when
 // only endpoints changed, stay the same pointers.
 func swap(was, now, gone, added *[]*entry) {
-	rest := slices.Clone(*was)
+	olds := make(map[entry]*entry, len(*was))
+	for _, old := range *was {
+		if olds[*old] != nil {
+			*gone = append(*gone, old) // there twice: no entry of now takes its place
+			continue
+		}
+		olds[*old] = old
+	}
 	for i, e := range *now {
-		j := slices.IndexFunc(rest, func(old *entry) bool { return *old == *e })
-		if j < 0 {
+		old := olds[*e]
+		if old == nil {
 			*added = append(*added, e)
 			continue
 		}
-		(*now)[i] = rest[j]
-		rest = slices.Delete(rest, j, j+1)
+		(*now)[i] = old
+		delete(olds, *e)
 	}
-	*gone = append(*gone, rest...)
+	for _, old := range *was { // in this order
+		if olds[*old] == old {
+			*gone = append(*gone, old)
+		}
+	}
 }
 
 // updatePieces counts the users of chains anew and finds those to write and to

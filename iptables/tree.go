@@ -16,13 +16,13 @@ import (
 // sixteen. It bounds what one packet walks, and what one change rewrites.
 const leafSize = 16
 
-// maxLevels bounds the way through a tree, which only IPv6 can reach. nf_tables
+// maxLevels bounds the way through a tree, which hardly any addresses reach. nf_tables
 // refuses a ruleset in which a packet could be nested in more than 16 chains
-// (NFT_JUMP_STACK_SIZE), gotos included, and six others are around the tree.
+// (NFT_JUMP_STACK_SIZE), gotos included, and seven others are around the tree.
 // Without the bound a few dozen hostile addresses, each one digit longer alike,
 // would make the whole ruleset unacceptable. A chain on the last level is a list,
 // however long.
-const maxLevels = 9
+const maxLevels = 8
 
 // An entry is a leaf rule of a tree: what to do with packets to one address and
 // port.
