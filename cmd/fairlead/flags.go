@@ -121,7 +121,7 @@ func (f *flags) addIptables(fs *pflag.FlagSet) {
 	fs.StringVar(&f.Variant, "iptables-variant", variantAuto, "iptables tools to use: auto, nft or legacy (not in kube-proxy)")
 	f.addMasqueradeBit(fs)
 	fs.DurationVar(&f.SyncPeriod, "iptables-sync-period", 30*time.Second, "time between looks at what others do to our rules, and the longest pause after an error")
-	fs.DurationVar(&f.MinSyncPeriod, "iptables-min-sync-period", time.Second, "the longest a change waits for the one before it to cool down")
+	fs.DurationVar(&f.MinSyncPeriod, "iptables-min-sync-period", time.Second, "about the longest a change waits under churn")
 }
 
 func (f *flags) addMasqueradeBit(fs *pflag.FlagSet) {

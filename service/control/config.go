@@ -13,8 +13,8 @@ import (
 // Defaults of a Config.
 const (
 	DefaultSyncPeriod = 30 * time.Second // as kube-proxy's
-	DefaultDutyCycle  = 0.03
-	DefaultBurst      = 200 * time.Millisecond
+	DefaultDutyCycle  = 0.005
+	DefaultBurst      = 100 * time.Millisecond
 	DefaultMaxDelay   = 10 * time.Second
 	DefaultCoalesce   = time.Millisecond
 )
@@ -28,14 +28,15 @@ type Config struct {
 	// DutyCycle is the share of the time to spend syncing at most, above 0 and up
 	// to 1, but for a Burst. The pause after a sync grows with the time it took.
 	DutyCycle float64
-	// Burst is how much time may be spent syncing before any sync has to wait:
-	// changes that come one by one, or a few at a time, are in force at once.
+	// Burst is how much time may be spent syncing, after a calm, before any sync has
+	// to wait: changes that come one by one, or a few at a time, are in force at once.
 	Burst time.Duration
 	// MaxDelay is the longest such pause, whatever the last sync took.
 	MaxDelay time.Duration
 	// MinSyncPeriod is kube-proxy's setting of this name. There every sync waits
-	// this long after the one before; here none waits longer. Zero means not
-	// given.
+	// this long after the one before, and for its end; here no pause is longer than
+	// this and what a sync of kube-proxy's takes, which is guessed from our own, nor
+	// than twice this. Zero means not given.
 	MinSyncPeriod time.Duration
 	// Coalesce is how long a sync waits for more after the first change.
 	Coalesce time.Duration

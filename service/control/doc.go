@@ -9,8 +9,8 @@
 //
 // # When it syncs
 //
-//	idle, a change          at once, after a few milliseconds in which what belongs together arrives
-//	busy for a while        later: of the time, at most DutyCycle is spent syncing, but no wait exceeds MinSyncPeriod
+//	after a calm, a change  at once, after a millisecond in which what belongs together arrives
+//	busy for a while        later: of the time, at most DutyCycle is spent syncing, but see MinSyncPeriod
 //	after an error          after 100 ms, then twice as long each time up to SyncPeriod; a change may come sooner
 //	every SyncPeriod        an audit: has somebody else changed the kernel?
 //	by Report.Again         an audit when a dataplane asks for one

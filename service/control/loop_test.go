@@ -270,12 +270,13 @@ func TestPacing(t *testing.T) {
 		want time.Duration // between the starts of two syncs
 	}{
 		{name: "cheap syncs follow changes", took: time.Millisecond, want: 100 * time.Millisecond},
-		{name: "dear syncs wait", took: 30 * time.Millisecond, skip: 10, want: time.Second},
+		{name: "dear syncs wait", took: 30 * time.Millisecond, skip: 4, want: 6 * time.Second},
 		{name: "a quarter of the time", cfg: control.Config{DutyCycle: 0.25, Burst: 1}, took: time.Second, want: 4 * time.Second},
 		{name: "half of the time", cfg: control.Config{DutyCycle: 0.5, Burst: 1}, took: time.Second, want: 2 * time.Second},
 		{name: "a burst first", cfg: control.Config{DutyCycle: 0.25}, took: 20 * time.Millisecond, want: 100 * time.Millisecond},
 		{name: "no longer than MaxDelay", cfg: control.Config{MaxDelay: 2 * time.Second}, took: 5 * time.Second, want: 7 * time.Second},
-		{name: "no longer than MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 6 * time.Second},
+		{name: "no longer than twice MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 7 * time.Second},
+		{name: "MinSyncPeriod and four syncs", cfg: control.Config{MinSyncPeriod: time.Second}, took: 50 * time.Millisecond, skip: 3, want: 1250 * time.Millisecond},
 		{name: "MinSyncPeriod delays nothing", cfg: control.Config{DutyCycle: 0.25, Burst: 1, MinSyncPeriod: 20 * time.Second}, took: time.Second, want: 4 * time.Second},
 	}
 	for _, tt := range tests {
@@ -301,6 +302,55 @@ func TestPacing(t *testing.T) {
 				}
 				if got := r.plane.last.Ports.Len(); got != 600 {
 					t.Errorf("%d ports in force at last, want 600", got)
+				}
+			})
+		})
+	}
+}
+
+// TestChurn has changes come at a steady rate for a minute, with the settings of the
+// program: what share of the time goes into syncs, and what does a change wait?
+func TestChurn(t *testing.T) {
+	tests := []struct {
+		name   string
+		every  time.Duration // between two changes
+		took   time.Duration // a sync
+		share  float64       // at most, of the time
+		within time.Duration // in force after a change
+	}{
+		{"one at a time", time.Second, 31 * ms, 0.032, 33 * ms},
+		{"one at a time, a large table", 1500 * ms, 230 * ms, 0.16, 232 * ms},
+		{"a few a second", 310 * ms, 10 * ms, 0.034, 12 * ms},
+		{"churn", 50 * ms, ms, 0.008, 250 * ms},
+		{"churn, a table of 1,000 Services", 50 * ms, 31 * ms, 0.032, 1200 * ms},
+		{"churn, a large table", 50 * ms, 230 * ms, 0.115, 2400 * ms},
+		{"a thousand a second", ms, 30 * ms, 0.031, 1200 * ms},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			run(t, control.Config{SyncPeriod: time.Hour, MinSyncPeriod: time.Second}, func(r *rig) {
+				r.plane.set(func() { r.plane.took = tt.took })
+				r.add(1)
+				r.loop.Synced()
+				r.sleep(time.Minute)
+				begin := time.Since(r.plane.start)
+				for i := 0; time.Since(r.plane.start) < begin+time.Minute; i++ {
+					r.change(1, i%200)
+					r.sleep(tt.every)
+				}
+				r.sleep(time.Minute)
+				var longest, spent time.Duration
+				first := begin // of the changes that a sync holds
+				for _, c := range r.plane.calls[1:] {
+					longest = max(longest, c.End-first)
+					spent += c.End - c.Start
+					first = begin + ((c.Start-begin)/tt.every+1)*tt.every
+				}
+				if got := spent.Seconds() / 60; got > tt.share || got == 0 {
+					t.Errorf("%.4f of the time in syncs, want at most %.4f", got, tt.share)
+				}
+				if longest > tt.within {
+					t.Errorf("a change was in force after %s, want %s at most", longest, tt.within)
 				}
 			})
 		})

@@ -14,6 +14,16 @@ const (
 	auditDelay = 50 * time.Millisecond
 	// auditPause is the shortest pause before an audit that is not a regular one.
 	auditPause = 200 * time.Millisecond
+
+	// calm is how long nothing must have changed for the next change to wait for
+	// nothing, and calmShare how many times what the last sync took it must be.
+	calm      = 300 * time.Millisecond
+	calmShare = 4
+
+	// kubeProxyShare is about how many times as long as ours a sync of kube-proxy's
+	// takes in the same mode, where the tools take most of it. Its changes wait for
+	// minSyncPeriod and for that, so ours may.
+	kubeProxyShare = 4
 )
 
 // A pace decides when to sync and when to audit. Times are given to it, so that
@@ -23,6 +33,8 @@ type pace struct {
 
 	released bool          // every source is complete
 	changed  time.Time     // the first change not yet synced, or zero
+	noticed  time.Time     // the last change, or zero
+	took     time.Duration // what the last sync took
 	rested   time.Time     // no sync before
 	debt     time.Duration // time spent syncing, less what has been earned since; as of settled
 	settled  time.Time
@@ -34,8 +46,13 @@ type pace struct {
 	again    time.Time // when the dataplanes want one, or zero
 }
 
-// change notes that the Store has changed.
+// change notes that the Store has changed. What comes after a calm owes nothing: it is
+// no part of a churn in which to wait would spare syncs.
 func (p *pace) change(now time.Time) {
+	if now.Sub(p.noticed) >= max(calm, calmShare*p.took) {
+		p.debt, p.rested = 0, time.Time{}
+	}
+	p.noticed = now
 	if p.changed.IsZero() {
 		p.changed = now
 	}
@@ -94,15 +111,15 @@ func (p *pace) regular(end time.Time) {
 }
 
 // rest makes the next sync wait so long that syncing keeps to its share. The time
-// spent is a debt that shrinks by DutyCycle of the time that passes; as long as it
-// is below Burst, nothing waits.
+// spent is a debt that shrinks by DutyCycle of the time that passes, and is forgotten
+// after a calm; as long as it is below Burst, nothing waits.
 func (p *pace) rest(start, end time.Time) {
 	earn := func(d time.Duration) time.Duration { return time.Duration(p.cfg.DutyCycle * float64(d)) }
 	p.debt = max(0, p.debt-earn(start.Sub(p.settled))) + end.Sub(start)
-	p.settled = start
+	p.settled, p.took = start, end.Sub(start)
 	longest := p.cfg.MaxDelay
-	if p.cfg.MinSyncPeriod > 0 {
-		longest = min(longest, p.cfg.MinSyncPeriod)
+	if least := p.cfg.MinSyncPeriod; least > 0 {
+		longest = min(longest, least+min(least, kubeProxyShare*p.took))
 	}
 	p.debt = min(p.debt, p.cfg.Burst+earn(end.Add(longest).Sub(start)))
 	p.rested = start.Add(time.Duration(float64(p.debt-p.cfg.Burst) / p.cfg.DutyCycle))
