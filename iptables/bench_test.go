@@ -88,6 +88,40 @@ func BenchmarkAdvance(b *testing.B) {
 	}
 }
 
+// TestOneChangeAmongMany is a guard: what one changed endpoint allocates, from the
+// slice to the text for iptables-restore, must not grow with the number of Services.
+func TestOneChangeAmongMany(t *testing.T) {
+	cost := func(n int) (objects, bytes uint64) {
+		st, move := large(n, 5)
+		snap := st.Snapshot()
+		plan := newState(DefaultConfig(), xt.IPv4, &snap.Node)
+		plan.advance(nil, snap)
+		const rounds = 100
+		text := make([]byte, 0, 1<<16)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i := range rounds {
+			move(i * n / rounds)
+			next := st.Snapshot()
+			d := plan.advance(snap, next)
+			snap = next
+			var err error
+			if text, err = d.restore(xt.IPv4).AppendText(text[:0]); err != nil || len(text) == 0 {
+				t.Fatalf("text of %d bytes, error %v", len(text), err)
+			}
+		}
+		runtime.ReadMemStats(&after)
+		return (after.Mallocs - before.Mallocs) / rounds, (after.TotalAlloc - before.TotalAlloc) / rounds
+	}
+	few, fewBytes := cost(500)
+	many, manyBytes := cost(10000)
+	t.Logf("500 Services: %d objects, %d bytes; 10,000: %d objects, %d bytes", few, fewBytes, many, manyBytes)
+	if many > few+5 || manyBytes > fewBytes*3/2 || many > 200 {
+		t.Errorf("one change allocates %d objects and %d bytes among 500 Services, %d and %d among 10,000",
+			few, fewBytes, many, manyBytes)
+	}
+}
+
 // TestLargeMemory bounds what is remembered of 10,000 Services of 5 endpoints.
 func TestLargeMemory(t *testing.T) {
 	if testing.Short() {

@@ -23,6 +23,10 @@ type Dataplane struct {
 	log     *slog.Logger
 	metrics *Metrics
 	planes  []*plane
+
+	judged *service.Snapshot // what unserved was found in
+	// unserved are the Ports the kernel cannot serve.
+	unserved map[service.PortID]bool
 }
 
 // A plane is one family of a Dataplane.
@@ -52,7 +56,7 @@ func New(cfg Config, run xt.Runner, m *Metrics) (*Dataplane, error) {
 	if cfg.Log == nil {
 		return nil, errors.New("iptables: Config.Log is required")
 	}
-	d := &Dataplane{cfg: cfg, run: run, log: cfg.Log, metrics: m}
+	d := &Dataplane{cfg: cfg, run: run, log: cfg.Log, metrics: m, unserved: make(map[service.PortID]bool)}
 	for _, f := range cfg.families() {
 		d.planes = append(d.planes, &plane{Dataplane: d, family: f})
 		m.serve(f)
@@ -73,11 +77,18 @@ func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
 	if d.cfg.SCTP {
 		return nil
 	}
-	var out []service.Deviation
-	for p := range snap.Ports.All() {
-		if p.ID.Protocol == service.SCTP && len(p.Frontends) > 0 {
-			out = append(out, service.Deviation{Port: p.ID, Reason: "the kernel cannot match ports of SCTP (xt_sctp)"})
+	for old, now := range snap.Changed(d.judged) {
+		if old != nil {
+			delete(d.unserved, old.ID)
 		}
+		if now != nil && now.ID.Protocol == service.SCTP && len(now.Frontends) > 0 {
+			d.unserved[now.ID] = true
+		}
+	}
+	d.judged = snap
+	var out []service.Deviation
+	for _, id := range slices.SortedFunc(maps.Keys(d.unserved), service.PortID.Compare) {
+		out = append(out, service.Deviation{Port: id, Reason: "the kernel cannot match ports of SCTP (xt_sctp)"})
 	}
 	return out
 }

@@ -155,6 +155,7 @@ func (st *state) advance(prev, snap *service.Snapshot) *delta {
 		}
 		st.replace(old, port, &s)
 	}
+	was := *st
 	st.node = &snap.Node
 	d := newDelta()
 	loses, gains := len(s.gone.filter)+len(s.gone.closed) > 0, len(s.added.filter)+len(s.added.closed) > 0
@@ -172,9 +173,18 @@ func (st *state) advance(prev, snap *service.Snapshot) *delta {
 	st.ports = st.updateTree(xt.NAT, st.ports, s.gone.ports, s.added.ports, d)
 	st.closed = st.updateTree(xt.Filter, st.closed, s.gone.closed, s.added.closed, d)
 	st.hairpin = st.updateTree(xt.NAT, st.hairpin, s.gone.hairpin, s.added.hairpin, d)
-	st.fixStatic(snap, d, xt.NAT, xt.Filter)
+	if prev == nil || !st.sameStatic(&was, prev, snap) {
+		st.fixStatic(snap, d, xt.NAT, xt.Filter)
+	}
 	slices.SortFunc(d.remove, compareRefs)
 	return d
+}
+
+// sameStatic reports whether everything is what it was that the chains follow from
+// which are not a Port's.
+func (st *state) sameStatic(was *state, prev, snap *service.Snapshot) bool {
+	return st.nat == was.nat && st.filter == was.filter && st.ports == was.ports && st.closed == was.closed &&
+		st.hairpin == was.hairpin && slices.Equal(prev.Health, snap.Health) && reflect.DeepEqual(was.node, st.node)
 }
 
 // fixStatic notes what changes in the chains of some tables that are not a

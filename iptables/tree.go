@@ -265,24 +265,35 @@ func (t *tree) update(gone, added []*entry) (next *tree, write map[string][]xt.R
 	return next, write, remove
 }
 
-// merged returns sorted without gone and with added, as a new list.
+// merged returns sorted without gone and with added, as a new list. It looks at no
+// other entries than those nearby.
 func merged(sorted, gone, added []*entry) []*entry {
-	drop := make(map[*entry]bool, len(gone))
-	for _, e := range gone {
-		drop[e] = true
-	}
 	slices.SortFunc(added, (*entry).compare)
-	out := make([]*entry, 0, len(sorted)+len(added))
-	for _, e := range sorted {
-		if drop[e] {
+	leaving := slices.SortedFunc(slices.Values(gone), (*entry).compare)
+	out := make([]*entry, 0, len(sorted)+len(added)-len(gone))
+	for len(leaving)+len(added) > 0 {
+		if len(leaving) == 0 || len(added) > 0 && added[0].compare(leaving[0]) < 0 {
+			n := sort.Search(len(sorted), func(i int) bool { return sorted[i].compare(added[0]) > 0 })
+			out = append(append(out, sorted[:n]...), added[0])
+			sorted, added = sorted[n:], added[1:]
 			continue
 		}
-		for len(added) > 0 && added[0].compare(e) < 0 {
-			out, added = append(out, added[0]), added[1:]
+		// Several may be alike; those that leave are told by their pointers.
+		alike := 1
+		for alike < len(leaving) && leaving[alike].compare(leaving[0]) == 0 {
+			alike++
 		}
-		out = append(out, e)
+		n := sort.Search(len(sorted), func(i int) bool { return sorted[i].compare(leaving[0]) >= 0 })
+		out, sorted = append(out, sorted[:n]...), sorted[n:]
+		for len(sorted) > 0 && sorted[0].compare(leaving[0]) == 0 {
+			if !slices.Contains(leaving[:alike], sorted[0]) {
+				out = append(out, sorted[0])
+			}
+			sorted = sorted[1:]
+		}
+		leaving = leaving[alike:]
 	}
-	return append(out, added...)
+	return append(out, sorted...)
 }
 
 // walk visits the chains of t that can differ from those of other: the ones on
