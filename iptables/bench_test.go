@@ -27,9 +27,9 @@ func large(n, k int) (*service.Store, func(i int)) {
 		}
 		for j := range k {
 			m := i*k + j + shift*(j/(k-1))
-			sl.Endpoints = append(sl.Endpoints, service.SliceEndpoint{
-				Addr: netip.AddrFrom4([4]byte{10, byte(128 + m>>16), byte(m >> 8), byte(m)}), Ready: true, Serving: true,
-			})
+			sl.Endpoints = append(sl.Endpoints, service.NewSliceEndpoint(
+				netip.AddrFrom4([4]byte{10, byte(128 + m>>16), byte(m >> 8), byte(m)}), &service.EndpointState{Ready: true, Serving: true},
+			))
 		}
 		st.SetSlice(sl)
 	}

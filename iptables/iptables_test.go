@@ -272,7 +272,7 @@ func TestHostileDepth(t *testing.T) {
 		svc.Ports = append(svc.Ports, port)
 		slice.Ports = append(slice.Ports, service.SlicePort{Name: port.Name, Port: 8080})
 		addr := netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)})
-		slice.Endpoints = append(slice.Endpoints, service.SliceEndpoint{Addr: addr, Ready: true, Serving: true})
+		slice.Endpoints = append(slice.Endpoints, service.NewSliceEndpoint(addr, &service.EndpointState{Ready: true, Serving: true}))
 	}
 	st := service.NewStore()
 	st.SetNode(service.Node{Name: "n1", PortAddrs: [2][]netip.Prefix{1: {netip.MustParsePrefix("::/0")}}})
@@ -307,8 +307,10 @@ func TestOrderOfTables(t *testing.T) {
 	full := func(i int) *service.Slice {
 		return &service.Slice{
 			Service: name(i), Name: name(i).Name,
-			Ports:     []service.SlicePort{{Name: "http", Protocol: service.TCP, Port: 8080}},
-			Endpoints: []service.SliceEndpoint{{Addr: netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 2)}), Ready: true, Serving: true}},
+			Ports: []service.SlicePort{{Name: "http", Protocol: service.TCP, Port: 8080}},
+			Endpoints: []service.SliceEndpoint{
+				service.NewSliceEndpoint(netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 2)}), &service.EndpointState{Ready: true, Serving: true}),
+			},
 		}
 	}
 	steps := []struct {

@@ -46,7 +46,7 @@ func (b *bigService) set(s int) {
 		sl.Weight = b.weight(s)
 	}
 	for _, a := range b.addrs[100*s : min(100*s+100, len(b.addrs))] {
-		sl.Endpoints = append(sl.Endpoints, service.SliceEndpoint{Addr: a, Ready: true, Serving: true})
+		sl.Endpoints = append(sl.Endpoints, service.NewSliceEndpoint(a, &service.EndpointState{Ready: true, Serving: true}))
 	}
 	b.store.SetSlice(sl)
 }

@@ -31,7 +31,7 @@ func weightedSnapshot(n int, affinity time.Duration, list ...uint16) *service.Sn
 		sl := &service.Slice{Service: name, Name: fmt.Sprint(i), Weight: w, Ports: []service.SlicePort{{Port: 8080}}}
 		for j := range n {
 			a := netip.AddrFrom4([4]byte{10, 244, byte(i), byte(j + 1)})
-			sl.Endpoints = append(sl.Endpoints, service.SliceEndpoint{Addr: a, Ready: true, Serving: true})
+			sl.Endpoints = append(sl.Endpoints, service.NewSliceEndpoint(a, &service.EndpointState{Ready: true, Serving: true}))
 		}
 		st.SetSlice(sl)
 	}

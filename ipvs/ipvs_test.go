@@ -46,7 +46,8 @@ func key(i int) kernel.ServerKey {
 }
 
 func endpoint(n int) service.SliceEndpoint {
-	return service.SliceEndpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(n >> 8), byte(n)}), Node: "n2", Ready: true, Serving: true}
+	return service.NewSliceEndpoint(netip.AddrFrom4([4]byte{10, 244, byte(n >> 8), byte(n)}),
+		&service.EndpointState{Node: "n2", Ready: true, Serving: true})
 }
 
 func endpointsOf(i, n int) []service.SliceEndpoint {
@@ -78,7 +79,7 @@ func (t town) tcpOnly(i int, eps ...service.SliceEndpoint) {
 	})
 }
 
-func target8080(n int) netip.AddrPort { return netip.AddrPortFrom(endpoint(n).Addr, 8080) }
+func target8080(n int) netip.AddrPort { return netip.AddrPortFrom(endpoint(n).Addr(), 8080) }
 
 func mustSync(t *testing.T, d *Dataplane, tn town) service.Report {
 	t.Helper()
@@ -328,7 +329,7 @@ func TestDrainUDP(t *testing.T) {
 	d := b.dataplane(t, testConfig())
 	mustSync(t, d, tn)
 	dns := kernel.ServerKey{Addr: netip.AddrPortFrom(clusterIP(0), 53), Protocol: service.UDP}
-	addr := netip.AddrPortFrom(endpoint(2).Addr, 8053)
+	addr := netip.AddrPortFrom(endpoint(2).Addr(), 8053)
 	weight := func() int {
 		s, _ := b.kernel.Server(t.Context(), dns)
 		for _, dst := range s.Dests {

@@ -147,7 +147,7 @@ func (w *world) serviceOf(v service.Service, endpoints ...netip.AddrPort) {
 		w.store.SetSlice(&service.Slice{
 			Service: v.Name, Name: v.Name.Name + strconv.Itoa(i), Family: service.IPv4,
 			Ports:     []service.SlicePort{{Name: "http", Protocol: service.TCP, Port: e.Port()}},
-			Endpoints: []service.SliceEndpoint{{Addr: e.Addr(), Node: "n1", Ready: true, Serving: true}},
+			Endpoints: []service.SliceEndpoint{service.NewSliceEndpoint(e.Addr(), &service.EndpointState{Node: "n1", Ready: true, Serving: true})},
 		})
 	}
 	w.sync()

@@ -2,33 +2,33 @@ package service
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
-// build turns a Service and its slices into ports.
-func (s *Store) build(v *Service) *built {
-	b := &built{external: v.external()}
-	bySlice := s.slices[v.Name]
-	sorted := make([]*Slice, 0, len(bySlice))
-	for _, name := range slices.Sorted(maps.Keys(bySlice)) {
-		sorted = append(sorted, bySlice[name])
-	}
+// build turns a Service and its slices, by name, into ports.
+func (s *Store) build(v *Service, all []*Slice) built {
+	b := built{ports: make([]*Port, 0, len(v.Families)*len(v.Ports)), external: v.external()}
 	for _, f := range v.Families {
-		local := make(map[netip.Addr]bool)
+		var local map[netip.Addr]bool
+		if v.HealthCheckNodePort != 0 {
+			local = make(map[netip.Addr]bool)
+		}
 		for i := range v.Ports {
 			id := PortID{Service: v.Name, Port: v.Ports[i].Name, Protocol: v.Ports[i].Protocol, Family: f}
-			cs := candidates(sorted, id, s.node.Name)
-			b.ports = append(b.ports, s.port(v, i, id, choose(cs, &s.node), b))
+			cs := s.desk.candidates(all, id, s.node.Name)
+			b.ports = append(b.ports, s.port(v, i, id, s.desk.choose(cs, &s.node), &b))
+			if local == nil {
+				continue
+			}
 			for _, c := range cs {
 				if c.local && c.Ready {
 					local[c.addr.Addr()] = true
 				}
 			}
 		}
-		s.health(v, f, len(local), b)
+		s.health(v, f, len(local), &b)
 	}
 	slices.SortStableFunc(b.ports, func(x, y *Port) int { return x.ID.Compare(y.ID) })
 	b.ports = slices.CompactFunc(b.ports, func(x, y *Port) bool { return x.ID == y.ID })
@@ -64,7 +64,7 @@ func (s *Store) port(v *Service, i int, id PortID, c choice, b *built) *Port {
 		if slices.ContainsFunc(p.Frontends, func(fe Frontend) bool { return fe.Addr == addr }) {
 			continue
 		}
-		won, problem := s.ledger.wins(claim{addr, id.Protocol}, claimant{v, i, kind})
+		won, problem := s.ledger.wins(claim{addr, id.Protocol}, claimant{v, int32(i), kind})
 		if !won {
 			if problem.Reason != "" {
 				b.problems = append(b.problems, problem)

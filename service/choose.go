@@ -5,12 +5,31 @@ import (
 	"slices"
 )
 
+// A desk is where choices are made. What lies on it is used again for the next
+// one, so that a choice allocates only what it keeps. The zero desk is ready for
+// use.
+type desk struct {
+	candidate []candidate
+
+	cluster, local, serving, departing, drainCluster, drainLocal Pool
+}
+
+// clear forgets what the last choice was about, and frees what an unusually large
+// one needed.
+func (d *desk) clear() {
+	if cap(d.candidate) > 1024 {
+		*d = desk{}
+		return
+	}
+	clear(d.candidate[:cap(d.candidate)])
+}
+
 // A candidate is one endpoint of a port before any choice is made.
 type candidate struct {
 	addr   netip.AddrPort
 	local  bool
 	weight uint16
-	*SliceEndpoint
+	*EndpointState
 }
 
 // usable reports whether c may ever receive new connections: it is ready, or
@@ -31,9 +50,9 @@ func (c *candidate) better(o *candidate) bool {
 
 // candidates returns the endpoints of one port, sorted by address, each address
 // once, with the weight of the slice it is taken from. Slices must be sorted by
-// name, so that ties have one outcome.
-func candidates(all []*Slice, id PortID, node string) []candidate {
-	var out []candidate
+// name, so that ties have one outcome. The result is good until the next call.
+func (d *desk) candidates(all []*Slice, id PortID, node string) []candidate {
+	out := d.candidate[:0]
 	for _, sl := range all {
 		if sl.Family != id.Family {
 			continue
@@ -45,14 +64,15 @@ func candidates(all []*Slice, id PortID, node string) []candidate {
 			for i := range sl.Endpoints {
 				ep := &sl.Endpoints[i]
 				out = append(out, candidate{
-					addr:          netip.AddrPortFrom(ep.Addr, p.Port),
+					addr:          netip.AddrPortFrom(ep.Addr(), p.Port),
 					local:         ep.Node != "" && ep.Node == node,
 					weight:        sl.Weight,
-					SliceEndpoint: ep,
+					EndpointState: ep.EndpointState,
 				})
 			}
 		}
 	}
+	d.candidate = out
 	slices.SortStableFunc(out, func(a, b candidate) int { return a.addr.Compare(b.addr) })
 	kept := out[:0]
 	for _, c := range out {
@@ -80,10 +100,10 @@ type choice struct {
 // by node). Hints never narrow the local pool. A pool falls back to endpoints
 // that terminate but still serve when nothing ready is in it, each pool for
 // itself and, for the cluster pool, without regard to hints.
-func choose(cs []candidate, node *Node) choice {
+func (d *desk) choose(cs []candidate, node *Node) choice {
 	hint := hinted(cs, node)
-	var c choice
-	var drainCluster, drainLocal Pool
+	c := choice{cluster: d.cluster[:0], local: d.local[:0], serving: d.serving[:0], departing: d.departing[:0]}
+	drainCluster, drainLocal := d.drainCluster[:0], d.drainLocal[:0]
 	for i := range cs {
 		cand := &cs[i]
 		ep := Endpoint{Addr: cand.addr, Weight: cand.weight}
@@ -112,6 +132,8 @@ func choose(cs []candidate, node *Node) choice {
 			drainCluster = append(drainCluster, ep)
 		}
 	}
+	d.cluster, d.local, d.serving, d.departing = c.cluster, c.local, c.serving, c.departing
+	d.drainCluster, d.drainLocal = drainCluster, drainLocal
 	if len(c.cluster) == 0 {
 		c.cluster = drainCluster
 	}
@@ -121,19 +143,30 @@ func choose(cs []candidate, node *Node) choice {
 	return c.shared()
 }
 
-// shared makes equal pools, weights included, one slice, which saves memory and
-// lets a dataplane see that they are equal.
+// shared returns c with pools of its own, of just their size. Equal pools, weights
+// included, are one slice, which saves memory and lets a dataplane see that they
+// are equal.
 func (c choice) shared() choice {
-	if slices.Equal(c.cluster, c.local) {
-		c.local = c.cluster
+	out := c
+	out.cluster = c.cluster.clone()
+	own := func(p Pool) Pool {
+		if slices.Equal(c.cluster, p) {
+			return out.cluster
+		}
+		return p.clone()
 	}
-	if slices.Equal(c.cluster, c.serving) {
-		c.serving = c.cluster
+	out.local, out.serving, out.departing = own(c.local), own(c.serving), own(c.departing)
+	return out
+}
+
+// clone returns p in an array of its length, nil if it is empty.
+func (p Pool) clone() Pool {
+	if len(p) == 0 {
+		return nil
 	}
-	if len(c.departing) > 0 && slices.Equal(c.cluster, c.departing) {
-		c.departing = c.cluster
-	}
-	return c
+	out := make(Pool, len(p))
+	copy(out, p)
+	return out
 }
 
 // hinted returns the filter that topology hints ask for on this node, or nil if

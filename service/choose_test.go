@@ -30,10 +30,9 @@ func slice80(name string, weight uint16, endpoints ...string) *Slice {
 	sl := &Slice{Service: Name{"default", "web"}, Name: name, Weight: weight, Ports: []SlicePort{{Port: 80}}}
 	for i := 0; i < len(endpoints); i += 2 {
 		state := endpoints[i]
-		sl.Endpoints = append(sl.Endpoints, SliceEndpoint{
-			Addr: netip.MustParseAddr(endpoints[i+1]), Node: "n1",
-			Ready: state == "up", Serving: state != "dying", Terminating: state != "up",
-		})
+		sl.Endpoints = append(sl.Endpoints, NewSliceEndpoint(netip.MustParseAddr(endpoints[i+1]), &EndpointState{
+			Node: "n1", Ready: state == "up", Serving: state != "dying", Terminating: state != "up",
+		}))
 	}
 	return sl
 }

@@ -18,7 +18,7 @@ type claim struct {
 // port, which is a listener on every address of the node.
 type claimant struct {
 	svc  *Service
-	port int
+	port int32
 	kind Kind
 }
 
@@ -51,7 +51,7 @@ func (v *Service) claims() iter.Seq2[claim, claimant] {
 			}
 			for i, p := range v.Ports {
 				for kind, addr := range v.addresses(f, p) {
-					if !yield(claim{addr, p.Protocol}, claimant{v, i, kind}) {
+					if !yield(claim{addr, p.Protocol}, claimant{v, int32(i), kind}) {
 						return
 					}
 				}

@@ -64,8 +64,8 @@ func TestHeadlessPort(t *testing.T) {
 	s.SetSlice(&Slice{
 		Service: db, Name: "x", Ports: []SlicePort{{Name: "sql", Port: 15432}},
 		Endpoints: []SliceEndpoint{
-			{Addr: netip.MustParseAddr("10.244.1.2"), Ready: true, Serving: true, ForZones: []string{"a"}},
-			{Addr: netip.MustParseAddr("10.244.2.2"), Ready: true, Serving: true, ForZones: []string{"b"}},
+			NewSliceEndpoint(netip.MustParseAddr("10.244.1.2"), &EndpointState{Ready: true, Serving: true, ForZones: []string{"a"}}),
+			NewSliceEndpoint(netip.MustParseAddr("10.244.2.2"), &EndpointState{Ready: true, Serving: true, ForZones: []string{"b"}}),
 		},
 	})
 	first := s.Snapshot()

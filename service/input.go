@@ -70,7 +70,6 @@ type ServicePort struct {
 type Slice struct {
 	Service   Name   // from the label kubernetes.io/service-name
 	Name      string // in the namespace of Service
-	UID       string
 	Family    Family // addressType; FQDN slices never get here
 	Ports     []SlicePort
 	Endpoints []SliceEndpoint
@@ -91,18 +90,6 @@ type SlicePort struct {
 	Name     string
 	Protocol Protocol
 	Port     uint16
-}
-
-// A SliceEndpoint is one entry of an EndpointSlice's endpoints. Only its first
-// address counts.
-type SliceEndpoint struct {
-	Addr        netip.Addr
-	Node        string // nodeName, empty if unknown: never this node
-	Ready       bool   // nil counts as true
-	Serving     bool   // nil counts as true
-	Terminating bool   // nil counts as false
-	ForZones    []string
-	ForNodes    []string
 }
 
 // A Node is what decides policy on the machine we run on. The zero Node has no

@@ -109,7 +109,7 @@ func storeOf(n int) (*Store, func(i int)) {
 	set := func(i, to int) {
 		s.SetSlice(&Slice{
 			Service: name(i), Name: "x", Ports: []SlicePort{{Port: 8080}},
-			Endpoints: []SliceEndpoint{{Addr: netip.AddrFrom4([4]byte{10, byte(to >> 16), byte(to >> 8), byte(to)}), Ready: true, Serving: true}},
+			Endpoints: []SliceEndpoint{NewSliceEndpoint(netip.AddrFrom4([4]byte{10, byte(to >> 16), byte(to >> 8), byte(to)}), &EndpointState{Ready: true, Serving: true})},
 		})
 	}
 	for i := range n {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,17 +13,23 @@ import (
 // the change can matter to this node, so that noise wakes nobody.
 type Store struct {
 	node     Node
-	services map[Name]*Service
-	slices   map[Name]map[string]*Slice // by Service, then name of the slice
+	holdings map[Name]*holding
 	ledger   ledger
 
-	built     map[Name]*built
-	notable   map[Name]*built // those of built with more than ports
+	notable   map[Name]*holding // those that have built more than ports
 	dirty     map[Name]bool
 	last      Snapshot // what the last one held, but for Node and Triggered
 	triggered []time.Time
+	desk      desk
 
 	serviceChanges, sliceChanges uint64
+}
+
+// A holding is everything the Store has about one Service.
+type holding struct {
+	svc    *Service // nil: there are only slices
+	slices []*Slice // by name
+	built
 }
 
 // A built is what one Service adds to a Snapshot.
@@ -36,19 +43,35 @@ type built struct {
 // NewStore returns an empty Store.
 func NewStore() *Store {
 	return &Store{
-		services: make(map[Name]*Service),
-		slices:   make(map[Name]map[string]*Slice),
+		holdings: make(map[Name]*holding),
 		ledger:   make(ledger),
-		built:    make(map[Name]*built),
-		notable:  make(map[Name]*built),
+		notable:  make(map[Name]*holding),
 		dirty:    make(map[Name]bool),
 	}
+}
+
+// service returns what is held of the Service called n, or nil.
+func (s *Store) service(n Name) *Service {
+	if h := s.holdings[n]; h != nil {
+		return h.svc
+	}
+	return nil
+}
+
+// holding returns the holding of n, a new one if need be.
+func (s *Store) holding(n Name) *holding {
+	h := s.holdings[n]
+	if h == nil {
+		h = new(holding)
+		s.holdings[n] = h
+	}
+	return h
 }
 
 // Service returns the Object that names a Service, with its UID while the Store
 // holds it.
 func (s *Store) Service(n Name) Object {
-	if v := s.services[n]; v != nil {
+	if v := s.service(n); v != nil {
 		return v.object()
 	}
 	return Object{Kind: "Service", Name: n}
@@ -67,8 +90,10 @@ func (s *Store) SetNode(n Node) bool {
 		return false
 	}
 	if !samePolicy(&s.node, &n) {
-		for name := range s.services {
-			s.dirty[name] = true
+		for name, h := range s.holdings {
+			if h.svc != nil {
+				s.dirty[name] = true
+			}
 		}
 	}
 	s.node = n
@@ -84,14 +109,14 @@ func samePolicy(a, b *Node) bool {
 
 // SetService adds a Service or replaces the one of the same name.
 func (s *Store) SetService(v *Service) bool {
-	old := s.services[v.Name]
-	if old != nil && reflect.DeepEqual(old, v) {
+	h := s.holding(v.Name)
+	if h.svc != nil && reflect.DeepEqual(h.svc, v) {
 		return false
 	}
-	if old != nil {
-		s.ledger.remove(old, s.touch)
+	if h.svc != nil {
+		s.ledger.remove(h.svc, s.touch)
 	}
-	s.services[v.Name] = v
+	h.svc = v
 	s.ledger.add(v, s.touch)
 	s.touch(v.Name)
 	s.serviceChanges++
@@ -101,12 +126,12 @@ func (s *Store) SetService(v *Service) bool {
 // DeleteService removes a Service. Its slices are kept until they are deleted
 // themselves: the two come in any order.
 func (s *Store) DeleteService(n Name) bool {
-	old := s.services[n]
-	if old == nil {
+	h := s.holdings[n]
+	if h == nil || h.svc == nil {
 		return false
 	}
-	s.ledger.remove(old, s.touch)
-	delete(s.services, n)
+	s.ledger.remove(h.svc, s.touch)
+	h.svc = nil
 	s.touch(n)
 	s.serviceChanges++
 	return true
@@ -114,35 +139,47 @@ func (s *Store) DeleteService(n Name) bool {
 
 // SetSlice adds a slice or replaces the one of the same Service and name.
 func (s *Store) SetSlice(v *Slice) bool {
-	bySlice := s.slices[v.Service]
-	if bySlice == nil {
-		bySlice = make(map[string]*Slice)
-		s.slices[v.Service] = bySlice
+	h := s.holding(v.Service)
+	i, ok := h.find(v.Name)
+	if !ok {
+		if h.slices == nil {
+			h.slices = make([]*Slice, 0, 1) // most Services have no more
+		}
+		h.slices = slices.Insert(h.slices, i, v)
+		return s.sliceChanged(h, v.Service, v.Triggered)
 	}
-	old := bySlice[v.Name]
-	bySlice[v.Name] = v
-	if old != nil && old.equal(v) {
+	old := h.slices[i]
+	h.slices[i] = v
+	if old.equal(v) {
 		return false
 	}
-	return s.sliceChanged(v.Service, v.Triggered)
+	return s.sliceChanged(h, v.Service, v.Triggered)
 }
 
 // DeleteSlice removes a slice of a Service.
 func (s *Store) DeleteSlice(svc Name, slice string) bool {
-	bySlice := s.slices[svc]
-	if bySlice[slice] == nil {
+	h := s.holdings[svc]
+	if h == nil {
 		return false
 	}
-	delete(bySlice, slice)
-	if len(bySlice) == 0 {
-		delete(s.slices, svc)
+	i, ok := h.find(slice)
+	if !ok {
+		return false
 	}
-	return s.sliceChanged(svc, time.Time{})
+	h.slices = slices.Delete(h.slices, i, i+1)
+	changed := s.sliceChanged(h, svc, time.Time{})
+	s.tidy(svc, h)
+	return changed
 }
 
-func (s *Store) sliceChanged(svc Name, at time.Time) bool {
+// find returns where the slice with the given name is, or would be.
+func (h *holding) find(slice string) (int, bool) {
+	return slices.BinarySearchFunc(h.slices, slice, func(v *Slice, name string) int { return strings.Compare(v.Name, name) })
+}
+
+func (s *Store) sliceChanged(h *holding, svc Name, at time.Time) bool {
 	s.sliceChanges++
-	if s.services[svc] == nil {
+	if h.svc == nil {
 		return false
 	}
 	s.touch(svc)
@@ -152,17 +189,23 @@ func (s *Store) sliceChanged(svc Name, at time.Time) bool {
 	return true
 }
 
+// tidy forgets a holding of nothing.
+func (s *Store) tidy(n Name, h *holding) {
+	if h.svc == nil && len(h.slices) == 0 && !s.dirty[n] {
+		delete(s.holdings, n)
+	}
+}
+
 func (s *Store) touch(n Name) { s.dirty[n] = true }
 
 // equal reports whether v and o mean the same to a Snapshot.
 func (v *Slice) equal(o *Slice) bool {
 	return v.Family == o.Family && v.Weight == o.Weight && slices.Equal(v.Ports, o.Ports) &&
-		slices.EqualFunc(v.Endpoints, o.Endpoints, func(a, b SliceEndpoint) bool {
-			return a.Addr == b.Addr && a.Node == b.Node &&
-				a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
-				slices.Equal(a.ForZones, b.ForZones) && slices.Equal(a.ForNodes, b.ForNodes)
-		})
+		slices.EqualFunc(v.Endpoints, o.Endpoints, SliceEndpoint.Equal)
 }
+
+// maxKept is how large a map may be that is used again.
+const maxKept = 1024
 
 // Snapshot returns the state to put in force. Ports whose inputs did not change
 // since the last call, or changed nothing that counts, are the same pointers, and
@@ -173,11 +216,15 @@ func (s *Store) Snapshot() *Snapshot {
 	for _, n := range names {
 		noted = s.rebuild(n) || noted
 	}
+	if len(names) > maxKept { // a map never shrinks
+		s.dirty = make(map[Name]bool)
+	}
 	clear(s.dirty)
+	s.desk.clear()
 	s.last.Rev++
 	s.last.Ports = s.last.Ports.replace(names, func(n Name) []*Port {
-		if b := s.built[n]; b != nil {
-			return b.ports
+		if h := s.holdings[n]; h != nil {
+			return h.ports
 		}
 		return nil
 	})
@@ -208,31 +255,35 @@ func (s *Store) note() {
 // rebuild decides everything about one Service anew, and reports whether what it adds
 // besides ports has changed.
 func (s *Store) rebuild(n Name) (noted bool) {
-	v, old, was := s.services[n], s.built[n], s.notable[n]
-	if v == nil {
-		delete(s.built, n)
-		delete(s.notable, n)
-		return was != nil
+	_, was := s.notable[n]
+	delete(s.notable, n)
+	h := s.holdings[n]
+	if h == nil {
+		return was
 	}
-	b := s.build(v)
-	if old != nil {
-		for i, p := range b.ports {
-			j, ok := slices.BinarySearchFunc(old.ports, p.ID, func(p *Port, id PortID) int { return p.ID.Compare(id) })
-			if ok && reflect.DeepEqual(old.ports[j], p) {
-				b.ports[i] = old.ports[j]
-			}
+	if h.svc == nil {
+		h.built = built{}
+		delete(s.dirty, n)
+		s.tidy(n, h)
+		return was
+	}
+	old, b := h.built, s.build(h.svc, h.slices)
+	for i, p := range b.ports {
+		j, ok := slices.BinarySearchFunc(old.ports, p.ID, func(p *Port, id PortID) int { return p.ID.Compare(id) })
+		if ok && reflect.DeepEqual(old.ports[j], p) {
+			b.ports[i] = old.ports[j]
 		}
-		if reflect.DeepEqual(old.external, b.external) {
-			b.external = old.external
-		}
 	}
-	s.built[n] = b
-	if delete(s.notable, n); len(b.health)+len(b.problems) > 0 || b.external != nil {
-		s.notable[n] = b
+	if reflect.DeepEqual(old.external, b.external) {
+		b.external = old.external
 	}
-	now := s.notable[n]
-	if was == nil || now == nil {
+	h.built = b
+	now := len(b.health)+len(b.problems) > 0 || b.external != nil
+	if now {
+		s.notable[n] = h
+	}
+	if !was || !now {
 		return was != now
 	}
-	return was.external != now.external || !slices.Equal(was.health, now.health) || !slices.Equal(was.problems, now.problems)
+	return old.external != b.external || !slices.Equal(old.health, b.health) || !slices.Equal(old.problems, b.problems)
 }

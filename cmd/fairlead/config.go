@@ -161,6 +161,7 @@ func (f *flags) configOf(mode string, fail failFunc) config {
 func (f *flags) checkRun() error {
 	var faults faults
 	fail := func(flag, format string, args ...any) { faults.add(f.label(flag), format, args...) }
+	f.API.check(fail)
 	f.Compat.check(fail)
 	f.Log.check(fail)
 	if f.HostnameOverride != "" && strings.TrimSpace(f.HostnameOverride) == "" {

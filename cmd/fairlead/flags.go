@@ -16,6 +16,7 @@ type flags struct {
 	QPS              float32
 	Burst            int
 	ConfigSyncPeriod time.Duration
+	API              decoderFlags
 
 	// This node.
 	HostnameOverride   string
@@ -75,6 +76,7 @@ func (f *flags) addRun(fs *pflag.FlagSet) {
 	f.Files.add(fs)
 	f.addSource(fs)
 	fs.StringVar(&f.Manifests, "manifests", "", "folder of manifests to follow in place of an API server")
+	f.API.add(fs)
 	f.addNode(fs)
 	f.addMode(fs)
 	f.addIptables(fs)

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/fairlead-project/fairlead/l7"
 	"github.com/fairlead-project/fairlead/l7/ingress"
@@ -69,6 +70,7 @@ type l7Process struct {
 
 	node     string
 	client   kubernetes.Interface // nil with a folder of manifests
+	compact  *watch.Compact       // the same
 	elect    kubernetes.Interface // with a limit of its own
 	announce *l7watch.Announcer
 	greeter  *l7watch.Greeter  // nil with a folder of manifests
@@ -190,14 +192,20 @@ func (p *l7Process) setUp(ctx context.Context) error {
 // connect prepares the ways to the API server, without using them yet.
 func (p *l7Process) connect() error {
 	if p.flags.Manifests == "" {
+		var rc *rest.Config
 		for _, to := range []*kubernetes.Interface{&p.client, &p.elect} {
-			rc, err := watch.Config(p.flags.Kubeconfig, p.flags.Master, p.flags.QPS, p.flags.Burst)
+			var err error
+			rc, err = watch.Config(p.flags.Kubeconfig, p.flags.Master, p.flags.QPS, p.flags.Burst)
 			if err != nil {
 				return err
 			}
 			if *to, err = kubernetes.NewForConfig(rc); err != nil {
 				return fmt.Errorf("connect to the API server: %w", err)
 			}
+		}
+		var err error
+		if p.compact, err = watch.NewCompact(rc); err != nil {
+			return err
 		}
 		p.statuses = l7watch.NewStatuses(p.client, p.cfg.lease, p.log)
 		p.greeter = l7watch.NewGreeter(p.client, p.node, p.log)
@@ -228,7 +236,7 @@ func (p *l7Process) follow(ctx context.Context) error {
 		return nil
 	}
 	services := &watch.Source{
-		Client: p.client, Sink: loop, Log: p.log, NodeName: p.node, Node: track.set, All: true, Report: p.announce.From("services"),
+		Client: p.client, Compact: p.compact, Sink: loop, Log: p.log, NodeName: p.node, Node: track.set, All: true, Report: p.announce.From("services"),
 	}
 	objects := &l7watch.Source{
 		Client: p.client, Sink: p.server, Log: p.log, Namespace: p.flags.WatchNamespace,

@@ -53,6 +53,7 @@ func (c command) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	paceGC()
 	log := newLogger(c.err, &f.Log, f.Verbosity)
 	set.tell(log)
 	if done, err := c.instead(ctx, set); done || err != nil {
@@ -83,6 +84,7 @@ type process struct {
 	root  string // of /proc and /sys
 
 	client   kubernetes.Interface // nil with a folder of manifests
+	compact  *watch.Compact       // nil if objects are decoded the long way
 	reporter *reporter
 	events   *watch.Recorder // nil with a folder of manifests
 	teller   *teller
@@ -190,7 +192,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	}
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
-	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), plane)))
+	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane})))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}
@@ -233,6 +235,9 @@ func (p *process) connect(name string) error {
 		}
 		if p.client, err = kubernetes.NewForConfig(rc); err != nil {
 			return fmt.Errorf("connect to the API server: %w", err)
+		}
+		if p.compact, err = p.flags.API.compact(rc); err != nil {
+			return err
 		}
 		p.events = watch.NewRecorder(p.client, name, p.log)
 	}
@@ -368,7 +373,7 @@ func (p *process) source(loop *control.Loop, track *tracker) func(context.Contex
 		return src.Run
 	}
 	src := &watch.Source{
-		Client: p.client, Sink: loop, Log: p.log,
+		Client: p.client, Compact: p.compact, Sink: loop, Log: p.log,
 		NodeName: track.state.Name, Node: track.setInfo, Report: p.teller.book.Objects(p.reporter.report),
 	}
 	return func(ctx context.Context) error {

@@ -100,6 +100,7 @@ func ownSettings() []setting {
 	return []setting{
 		{flag: "fairlead-config"},
 		{flag: "manifests", own: "manifests"},
+		{flag: "api-decoder", own: "apiDecoder"},
 		{flag: "localhost-nodeports-proxy", own: "localhostNodePortsProxy"},
 		{flag: "status-socket", own: "statusSocket"},
 		{flag: "shutdown-grace", own: "shutdownGrace"},

@@ -190,9 +190,9 @@ func slice(n, host int) *service.Slice {
 	return &service.Slice{
 		Service: name(n), Name: fmt.Sprintf("s%d-a", n),
 		Ports: []service.SlicePort{{Protocol: service.UDP, Port: 53}},
-		Endpoints: []service.SliceEndpoint{{
-			Addr: netip.AddrFrom4([4]byte{10, 244, 1, byte(host)}), Ready: true, Serving: true,
-		}},
+		Endpoints: []service.SliceEndpoint{
+			service.NewSliceEndpoint(netip.AddrFrom4([4]byte{10, 244, 1, byte(host)}), &service.EndpointState{Ready: true, Serving: true}),
+		},
 	}
 }
 

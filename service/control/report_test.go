@@ -182,7 +182,7 @@ func TestStaleComesAfterSuccess(t *testing.T) {
 			orphan := stale.Orphan(service.ConntrackFlow{
 				Protocol: service.UDP,
 				OrigDst:  netip.AddrPortFrom(vip, 53),
-				ReplySrc: netip.AddrPortFrom(slice(1, host).Endpoints[0].Addr, 53),
+				ReplySrc: netip.AddrPortFrom(slice(1, host).Endpoints[0].Addr(), 53),
 			})
 			if orphan != want {
 				t.Errorf("flow to endpoint %d: orphan is %t, want %t", host, orphan, want)

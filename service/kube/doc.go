@@ -26,6 +26,6 @@
 // [Converter] makes an [Entry] of an object, and a [Mirror] turns what a source
 // has seen into changes of the Store behind a [Sink].
 //
-// Objects are converted as they arrive and not kept. An [Interner] lets many
-// slices share their strings.
+// Objects are converted as they arrive and not kept. A [Converter] lets
+// many slices share what they say.
 package kube

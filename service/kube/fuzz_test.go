@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/fairlead-project/fairlead/service"
 )
@@ -235,7 +236,7 @@ func checkSlice(t *testing.T, s *service.Slice) {
 		}
 	}
 	for _, e := range s.Endpoints {
-		if !e.Addr.IsValid() || e.Addr.Is4In6() || service.FamilyOf(e.Addr) != s.Family || checkEndpoint(e.Addr) != nil {
+		if a := e.Addr(); !a.IsValid() || service.FamilyOf(a) != s.Family || checkEndpoint(a) != nil {
 			t.Errorf("bad endpoint %+v of %v", e, s.Family)
 		}
 		if e.Node != nodeName(e.Node) {
@@ -333,6 +334,9 @@ func FuzzParse(f *testing.F) {
 		f.Add(newHostile(seed).cidr())
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		if isLabel(s) && len(validation.IsDNS1123Label(s)) > 0 || isSubdomain(s) && len(validation.IsDNS1123Subdomain(s)) > 0 {
+			t.Errorf("%q is taken for a DNS name", s)
+		}
 		if a, err := parseAddr(s); err == nil {
 			if again, err := parseAddr(a.String()); err != nil || again != a || a.Is4In6() {
 				t.Errorf("%q is %v, which is %v, %v", s, a, again, err)

@@ -1,37 +1,32 @@
 package kube
 
-import "github.com/fairlead-project/fairlead/service"
+import (
+	"slices"
+	"strings"
+
+	"github.com/fairlead-project/fairlead/service"
+)
 
 // maxInterned bounds how many strings an Interner remembers, so that nodes and
 // zones that came and went are forgotten some day.
 const maxInterned = 1 << 16
 
-// An Interner makes slices share their strings: a hundred thousand endpoints
+// An interner makes slices share what they say: a hundred thousand endpoints
 // name a few hundred nodes, a handful of zones and the same ports again and
-// again. The zero Interner is ready for use. It is for one goroutine.
-type Interner struct {
+// again. The zero interner is ready for use. A nil one shares nothing, and hands
+// strings back as they are. It is for one goroutine.
+type interner struct {
 	strings map[string]string
-	single  map[string][]string // lists of one string, by that string
+	states  map[string]*service.EndpointState // by key
+	ports   map[string][]service.SlicePort    // by key
+	scratch []byte
 }
 
-// Slice replaces the strings of s by equal strings that other slices use too.
-func (in *Interner) Slice(s *service.Slice) {
-	s.Service.Namespace = in.string(s.Service.Namespace)
-	s.Service.Name = in.string(s.Service.Name)
-	for i := range s.Ports {
-		s.Ports[i].Name = in.string(s.Ports[i].Name)
-	}
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		e.Node = in.string(e.Node)
-		e.ForZones = in.list(e.ForZones)
-		e.ForNodes = in.list(e.ForNodes)
-	}
-}
-
-func (in *Interner) string(s string) string {
-	if s == "" {
-		return ""
+// share returns a string that is equal to s, and shares memory with nothing but
+// other strings from here.
+func (in *interner) share(s string) string {
+	if in == nil || s == "" {
+		return s
 	}
 	if known, ok := in.strings[s]; ok {
 		return known
@@ -39,25 +34,98 @@ func (in *Interner) string(s string) string {
 	if in.strings == nil || len(in.strings) >= maxInterned {
 		in.strings = make(map[string]string)
 	}
+	s = strings.Clone(s)
 	in.strings[s] = s
 	return s
 }
 
-// list shares lists of one string, the usual length of a hint, as a whole.
-func (in *Interner) list(l []string) []string {
-	if len(l) != 1 {
-		for i, s := range l {
-			l[i] = in.string(s)
-		}
-		return l
+// own is share for a string that is not likely to come again.
+func (in *interner) own(s string) string {
+	if in == nil {
+		return s
 	}
-	if known, ok := in.single[l[0]]; ok {
+	return strings.Clone(s)
+}
+
+// state returns an EndpointState that is equal to s and does not change.
+func (in *interner) state(s *service.EndpointState) *service.EndpointState {
+	if in == nil {
+		return in.copyState(s)
+	}
+	flags := byte(0)
+	for i, set := range [...]bool{s.Ready, s.Serving, s.Terminating} {
+		if set {
+			flags |= 1 << i
+		}
+	}
+	key := append(in.scratch[:0], flags)
+	key = appendString(key, s.Node)
+	for _, z := range s.ForZones {
+		key = appendString(append(key, 'z'), z)
+	}
+	for _, n := range s.ForNodes {
+		key = appendString(append(key, 'n'), n)
+	}
+	in.scratch = key
+	if known, ok := in.states[string(key)]; ok {
 		return known
 	}
-	if in.single == nil || len(in.single) >= maxInterned {
-		in.single = make(map[string][]string)
+	if in.states == nil || len(in.states) >= maxInterned {
+		in.states = make(map[string]*service.EndpointState)
 	}
-	l = []string{in.string(l[0])}
-	in.single[l[0]] = l
-	return l
+	out := in.copyState(s)
+	in.states[string(key)] = out
+	return out
+}
+
+func (in *interner) copyState(s *service.EndpointState) *service.EndpointState {
+	out := *s
+	out.Node = in.share(s.Node)
+	out.ForZones, out.ForNodes = in.copyList(s.ForZones), in.copyList(s.ForNodes)
+	return &out
+}
+
+func (in *interner) copyList(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = in.share(s)
+	}
+	return out
+}
+
+// portList returns a list that is equal to list and does not change.
+func (in *interner) portList(list []service.SlicePort) []service.SlicePort {
+	switch {
+	case len(list) == 0:
+		return nil
+	case in == nil:
+		return slices.Clone(list)
+	}
+	key := in.scratch[:0]
+	for _, p := range list {
+		key = append(appendString(key, p.Name), byte(p.Protocol), byte(p.Port>>8), byte(p.Port))
+	}
+	in.scratch = key
+	if known, ok := in.ports[string(key)]; ok {
+		return known
+	}
+	if in.ports == nil || len(in.ports) >= maxInterned {
+		in.ports = make(map[string][]service.SlicePort)
+	}
+	out := make([]service.SlicePort, len(list))
+	for i, p := range list {
+		p.Name = in.share(p.Name)
+		out[i] = p
+	}
+	in.ports[string(key)] = out
+	return out
+}
+
+// appendString appends s so that no two lists of strings look the same.
+func appendString(key []byte, s string) []byte {
+	n := len(s)
+	return append(append(key, byte(n>>16), byte(n>>8), byte(n)), s...)
 }

@@ -74,7 +74,8 @@ type Converter struct {
 	// slice, as L7 does: see [AnyService] and [AnySlice].
 	All bool
 
-	intern Interner
+	intern interner
+	slice  sliceConversion
 }
 
 // Convert converts o, a *corev1.Service or *discoveryv1.EndpointSlice. The Entry
@@ -82,23 +83,22 @@ type Converter struct {
 func (c *Converter) Convert(o any) (Entry, []service.Problem) {
 	switch o := o.(type) {
 	case *corev1.Service:
-		convert := Service
 		if c.All {
-			convert = AnyService
-		} else if Headless(o) {
+			s, problems := anyService(o, &c.intern)
+			return Entry{Service: s}, problems
+		}
+		if Headless(o) {
 			return Entry{}, nil
 		}
-		s, problems := convert(o)
+		s, problems := plainService(o, &c.intern)
 		return Entry{Service: s}, problems
 	case *discoveryv1.EndpointSlice:
-		convert := Slice
+		c.slice.intern = &c.intern
+		convert := c.slice.slice
 		if c.All {
-			convert = AnySlice
+			convert = c.slice.any
 		}
 		s, problems := convert(o)
-		if s != nil {
-			c.intern.Slice(s)
-		}
 		return Entry{Slice: s}, problems
 	}
 	return Entry{}, nil

@@ -50,7 +50,7 @@ func (c *serviceConversion) port(i int, path string) (service.ServicePort, bool)
 		}
 	}
 	return service.ServicePort{
-		Name:     in.Name,
+		Name:     c.intern.share(in.Name),
 		Protocol: proto,
 		Port:     number,
 		NodePort: c.nodePort(in, proto, path+".nodePort"),
@@ -74,7 +74,7 @@ func (c *serviceConversion) appProtocol(in *corev1.ServicePort, path string) str
 		c.add(reasonValue, path, "%.80q… is longer than %d bytes; not used", *in.AppProtocol, maxAppProtocol)
 		return ""
 	}
-	return *in.AppProtocol
+	return c.intern.share(*in.AppProtocol)
 }
 
 // nodePort returns the node port of in, or zero. The type of the Service does

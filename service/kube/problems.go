@@ -22,6 +22,7 @@ const maxProblems = 10
 // A complaints collects the Problems of one object.
 type complaints struct {
 	object service.Object
+	intern *interner // of what Problems keep
 	list   []service.Problem
 	more   int // problems beyond maxProblems
 }
@@ -31,6 +32,9 @@ func (c *complaints) add(reason, field, format string, args ...any) {
 	if len(c.list) >= maxProblems {
 		c.more++
 		return
+	}
+	if len(c.list) == 0 {
+		c.object.UID = c.intern.own(c.object.UID)
 	}
 	c.list = append(c.list, service.Problem{
 		Object:  c.object,

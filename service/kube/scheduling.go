@@ -37,7 +37,7 @@ func (c *serviceConversion) scheduling() service.Scheduling {
 	if !algorithm && !flags {
 		algorithmKey, flagsKey = annotationRouterScheduler, annotationRouterFlags
 	}
-	out := service.Scheduling{Algorithm: strings.TrimSpace(all[algorithmKey])}
+	out := service.Scheduling{Algorithm: c.intern.share(strings.TrimSpace(all[algorithmKey]))}
 	if out.Algorithm != "" && !slices.Contains(service.Schedulers(), out.Algorithm) {
 		c.add(reasonValue, annotation(algorithmKey), "%.80q is not a scheduler (%s); using the default",
 			out.Algorithm, strings.Join(service.Schedulers(), ", "))
@@ -78,7 +78,7 @@ func (c *serviceConversion) schedulerFlags(algorithm, algorithmKey, key string) 
 		return ""
 	}
 	slices.Sort(out)
-	return strings.Join(slices.Compact(out), ",")
+	return c.intern.share(strings.Join(slices.Compact(out), ","))
 }
 
 // weight returns the weight of the endpoints of the slice, 0 for the weight 1

@@ -36,8 +36,10 @@ func Headless(o *corev1.Service) bool {
 // one of type ExternalName, which has Ports and an ExternalName and nothing else,
 // and one without a cluster IP, as if it were headless: in a folder nobody hands
 // out cluster IPs. Ports have their AppProtocol.
-func AnyService(o *corev1.Service) (*service.Service, []service.Problem) {
-	c := newServiceConversion(o)
+func AnyService(o *corev1.Service) (*service.Service, []service.Problem) { return anyService(o, nil) }
+
+func anyService(o *corev1.Service, in *interner) (*service.Service, []service.Problem) {
+	c := newServiceConversion(o, in)
 	c.any = true
 	external := o.Spec.Type == corev1.ServiceTypeExternalName
 	c.out.Headless = !external && (c.out.Headless || o.Spec.ClusterIP == "" && len(o.Spec.ClusterIPs) == 0)
@@ -60,14 +62,18 @@ func AnyService(o *corev1.Service) (*service.Service, []service.Problem) {
 // can be used. The Problems are about what o says and cannot be done; they may
 // come with a nil Service, and the Service holds everything else. A headless
 // Service has Families and Ports and nothing that is answered.
-func Service(o *corev1.Service) (*service.Service, []service.Problem) {
+func Service(o *corev1.Service) (*service.Service, []service.Problem) { return plainService(o, nil) }
+
+// plainService is Service. With an interner, it keeps no string of o but its
+// namespace and name.
+func plainService(o *corev1.Service, in *interner) (*service.Service, []service.Problem) {
 	if _, other := o.Labels[LabelProxyName]; other || o.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil, nil
 	}
 	if o.Spec.ClusterIP == "" && len(o.Spec.ClusterIPs) == 0 {
 		return nil, nil
 	}
-	c := newServiceConversion(o)
+	c := newServiceConversion(o, in)
 	if c.named() {
 		c.convert()
 	}
@@ -85,14 +91,13 @@ type serviceConversion struct {
 	any bool // it is for AnyService
 }
 
-func newServiceConversion(o *corev1.Service) *serviceConversion {
-	name := service.Name{Namespace: o.Namespace, Name: o.Name}
-	c := &serviceConversion{
-		in:  o,
-		out: &service.Service{Name: name, UID: string(o.UID), Created: o.CreationTimestamp.Time, Headless: Headless(o)},
+func newServiceConversion(o *corev1.Service, in *interner) *serviceConversion {
+	name, uid := service.Name{Namespace: o.Namespace, Name: o.Name}, in.own(string(o.UID))
+	return &serviceConversion{
+		complaints: complaints{object: service.Object{Kind: "Service", Name: name, UID: uid}, intern: in},
+		in:         o,
+		out:        &service.Service{Name: name, UID: uid, Created: o.CreationTimestamp.Time, Headless: Headless(o)},
 	}
-	c.object = service.Object{Kind: "Service", Name: name, UID: string(o.UID)}
-	return c
 }
 
 // named reports whether the object has a name that can be used.
@@ -168,7 +173,7 @@ func (c *serviceConversion) clusterIPs() {
 // name made of digits, and it would let whoever writes a Service reach any address
 // in the name of L7.
 func (c *serviceConversion) externalName() string {
-	name := strings.ToLower(strings.TrimSuffix(c.in.Spec.ExternalName, "."))
+	name := c.intern.own(strings.ToLower(strings.TrimSuffix(c.in.Spec.ExternalName, ".")))
 	if err := checkSubdomain(name); err != nil {
 		c.add(reasonName, "spec.externalName", "%v", err)
 		return ""

@@ -19,33 +19,39 @@ const LabelHeadless = corev1.IsHeadlessService
 // The Problems are about endpoints and ports that were left out, and about a weight
 // that is none; they may come with a nil Slice.
 func Slice(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) {
-	if _, headless := o.Labels[LabelHeadless]; headless {
-		return nil, nil
-	}
-	return AnySlice(o)
+	return new(sliceConversion).slice(o)
 }
 
 // AnySlice is [Slice] for L7, which also sends requests to the endpoints of
 // headless Services: the label [LabelHeadless] does not count.
 func AnySlice(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) {
+	return new(sliceConversion).any(o)
+}
+
+// slice is Slice.
+func (c *sliceConversion) slice(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) {
+	if _, headless := o.Labels[LabelHeadless]; headless {
+		return nil, nil
+	}
+	return c.any(o)
+}
+
+// any is AnySlice. With an interner, it keeps no string of o but its namespace
+// and name.
+func (c *sliceConversion) any(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) {
 	owner := o.Labels[discoveryv1.LabelServiceName]
 	if owner == "" || o.AddressType == discoveryv1.AddressTypeFQDN {
 		return nil, nil
 	}
-	c := sliceConversion{in: o, out: &service.Slice{
-		Service:   service.Name{Namespace: o.Namespace, Name: owner},
-		Name:      o.Name,
-		UID:       string(o.UID),
-		Triggered: triggered(o),
-	}}
-	c.object = service.Object{
-		Kind: "EndpointSlice",
-		Name: service.Name{Namespace: o.Namespace, Name: o.Name},
-		UID:  string(o.UID),
+	c.in, c.out = o, &service.Slice{Name: o.Name, Triggered: triggered(o)}
+	c.complaints = complaints{
+		object: service.Object{Kind: "EndpointSlice", Name: service.Name{Namespace: o.Namespace, Name: o.Name}, UID: string(o.UID)},
+		intern: c.intern,
 	}
-	if !c.named() || !c.family() {
+	if !c.named(owner) || !c.family() {
 		return nil, c.all()
 	}
+	c.out.Service = service.Name{Namespace: o.Namespace, Name: c.intern.share(owner)}
 	c.out.Weight = c.weight()
 	c.ports()
 	c.endpoints()
@@ -54,23 +60,31 @@ func AnySlice(o *discoveryv1.EndpointSlice) (*service.Slice, []service.Problem) 
 
 // triggered returns the time of the change that led to o, or the zero Time.
 func triggered(o *discoveryv1.EndpointSlice) time.Time {
-	t, err := time.Parse(time.RFC3339Nano, o.Annotations[corev1.EndpointsLastChangeTriggerTime])
+	s := o.Annotations[corev1.EndpointsLastChangeTriggerTime]
+	if s == "" { // an error costs much more to make
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
 		return time.Time{}
 	}
 	return t
 }
 
-// A sliceConversion is the conversion of one EndpointSlice.
+// A sliceConversion is the conversion of one EndpointSlice, and then of the next:
+// the lists are used again.
 type sliceConversion struct {
 	complaints
 	in  *discoveryv1.EndpointSlice
 	out *service.Slice
+
+	portList           []service.SlicePort
+	zoneList, nodeList []string
 }
 
 // named reports whether the object and the Service it names have names that can
 // be used.
-func (c *sliceConversion) named() bool {
+func (c *sliceConversion) named(owner string) bool {
 	ok := true
 	check := func(field string, err error) {
 		if err != nil {
@@ -80,7 +94,7 @@ func (c *sliceConversion) named() bool {
 	}
 	check("metadata.namespace", checkLabel(c.in.Namespace))
 	check("metadata.name", checkSubdomain(c.in.Name))
-	check("metadata.labels["+discoveryv1.LabelServiceName+"]", checkLabel(c.out.Service.Name))
+	check("metadata.labels["+discoveryv1.LabelServiceName+"]", checkLabel(owner))
 	return ok
 }
 
@@ -102,21 +116,22 @@ func (c *sliceConversion) family() bool {
 // one without a number stands for all ports, which no Service can use: neither
 // is worth a Problem.
 func (c *sliceConversion) ports() {
+	c.portList = c.portList[:0]
 	for i := range c.in.Ports {
 		in := &c.in.Ports[i]
 		if in.Name == nil || in.Port == nil || *in.Port == 0 {
 			continue
 		}
-		path := at("ports", i)
+		path := func(field string) string { return at("ports", i) + field } // rarely needed
 		if *in.Name != "" {
 			if err := checkLabel(*in.Name); err != nil {
-				c.add(reasonPort, path+".name", "%v; the port is not used", err)
+				c.add(reasonPort, path(".name"), "%v; the port is not used", err)
 				continue
 			}
 		}
 		number, ok := portNumber(*in.Port)
 		if !ok {
-			c.add(reasonPort, path+".port", "%d is not a port number; the port is not used", *in.Port)
+			c.add(reasonPort, path(".port"), "%d is not a port number; the port is not used", *in.Port)
 			continue
 		}
 		var name string
@@ -125,19 +140,20 @@ func (c *sliceConversion) ports() {
 		}
 		proto, ok := protocol(name)
 		if !ok {
-			c.add(reasonPort, path+".protocol", "%.80q is not a protocol; the port is not used", name)
+			c.add(reasonPort, path(".protocol"), "%.80q is not a protocol; the port is not used", name)
 			continue
 		}
 		if c.hasPort(*in.Name, proto) {
-			c.add(reasonPort, path+".name", "another port has the name %q and protocol %v; this one is not used", *in.Name, proto)
+			c.add(reasonPort, path(".name"), "another port has the name %q and protocol %v; this one is not used", *in.Name, proto)
 			continue
 		}
-		c.out.Ports = append(c.out.Ports, service.SlicePort{Name: *in.Name, Protocol: proto, Port: number})
+		c.portList = append(c.portList, service.SlicePort{Name: *in.Name, Protocol: proto, Port: number})
 	}
+	c.out.Ports = c.intern.portList(c.portList)
 }
 
 func (c *sliceConversion) hasPort(name string, proto service.Protocol) bool {
-	return slices.ContainsFunc(c.out.Ports, func(p service.SlicePort) bool {
+	return slices.ContainsFunc(c.portList, func(p service.SlicePort) bool {
 		return p.Name == name && p.Protocol == proto
 	})
 }
@@ -154,25 +170,31 @@ func (c *sliceConversion) endpoints() {
 		if !ok {
 			continue
 		}
-		e := service.SliceEndpoint{
-			Addr:        a,
-			Ready:       orTrue(in.Conditions.Ready),
-			Serving:     orTrue(in.Conditions.Serving),
-			Terminating: in.Conditions.Terminating != nil && *in.Conditions.Terminating,
-		}
-		if in.NodeName != nil {
-			e.Node = nodeName(*in.NodeName)
-		}
-		if in.Hints != nil {
-			for _, z := range in.Hints.ForZones {
-				e.ForZones = append(e.ForZones, z.Name)
-			}
-			for _, n := range in.Hints.ForNodes {
-				e.ForNodes = append(e.ForNodes, nodeName(n.Name))
-			}
-		}
-		c.out.Endpoints = append(c.out.Endpoints, e)
+		c.out.Endpoints = append(c.out.Endpoints, service.NewSliceEndpoint(a, c.state(in)))
 	}
+}
+
+// state returns everything about an endpoint but its address.
+func (c *sliceConversion) state(in *discoveryv1.Endpoint) *service.EndpointState {
+	c.zoneList, c.nodeList = c.zoneList[:0], c.nodeList[:0]
+	s := service.EndpointState{
+		Ready:       orTrue(in.Conditions.Ready),
+		Serving:     orTrue(in.Conditions.Serving),
+		Terminating: in.Conditions.Terminating != nil && *in.Conditions.Terminating,
+	}
+	if in.NodeName != nil {
+		s.Node = nodeName(*in.NodeName)
+	}
+	if in.Hints != nil {
+		for i := range in.Hints.ForZones {
+			c.zoneList = append(c.zoneList, in.Hints.ForZones[i].Name)
+		}
+		for i := range in.Hints.ForNodes {
+			c.nodeList = append(c.nodeList, nodeName(in.Hints.ForNodes[i].Name))
+		}
+	}
+	s.ForZones, s.ForNodes = c.zoneList, c.nodeList
+	return c.intern.state(&s)
 }
 
 // address returns the first address of in. The others are copies by contract,

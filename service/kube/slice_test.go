@@ -33,7 +33,6 @@ func converted(change func(*service.Slice)) *service.Slice {
 	s := &service.Slice{
 		Service:   service.Name{Namespace: "shop", Name: "web"},
 		Name:      "web-x7v2q",
-		UID:       "u2",
 		Ports:     []service.SlicePort{{Name: "http", Port: 8080}},
 		Endpoints: []service.SliceEndpoint{endpoint("10.244.1.2", nil)},
 	}
@@ -43,12 +42,12 @@ func converted(change func(*service.Slice)) *service.Slice {
 	return s
 }
 
-func endpoint(addr string, change func(*service.SliceEndpoint)) service.SliceEndpoint {
-	e := service.SliceEndpoint{Addr: addrs(addr)[0], Ready: true, Serving: true}
+func endpoint(addr string, change func(*service.EndpointState)) service.SliceEndpoint {
+	e := service.EndpointState{Ready: true, Serving: true}
 	if change != nil {
 		change(&e)
 	}
-	return e
+	return service.NewSliceEndpoint(addrs(addr)[0], &e)
 }
 
 // A sliceCase says what a change of webSlice does to the result, in the manner of
@@ -142,11 +141,8 @@ func TestSliceContent(t *testing.T) {
 				}}
 			},
 			want: func(s *service.Slice) {
-				s.Endpoints = []service.SliceEndpoint{endpoint("10.244.1.2", func(e *service.SliceEndpoint) {
-					*e = service.SliceEndpoint{
-						Addr: e.Addr, Node: "n1", Terminating: true,
-						ForZones: []string{"a", "b"}, ForNodes: []string{"n1"},
-					}
+				s.Endpoints = []service.SliceEndpoint{endpoint("10.244.1.2", func(e *service.EndpointState) {
+					*e = service.EndpointState{Node: "n1", Terminating: true, ForZones: []string{"a", "b"}, ForNodes: []string{"n1"}}
 				}), endpoint("10.244.1.3", nil)}
 			},
 		},
@@ -198,28 +194,31 @@ func TestHugeSlice(t *testing.T) {
 }
 
 func TestInterner(t *testing.T) {
-	var in Interner
+	o := webSlice(func(o *discoveryv1.EndpointSlice) {
+		o.Endpoints[0].NodeName = new("n1")
+		o.Endpoints[0].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a"}}}
+	})
+	want, _ := Slice(o)
+	var c Converter
 	convert := func() *service.Slice {
-		s, _ := Slice(webSlice(func(o *discoveryv1.EndpointSlice) {
-			o.Endpoints[0].NodeName = new("n" + fmt.Sprint(1))
-			o.Endpoints[0].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a"}}}
-		}))
-		return s
+		e, _ := c.Convert(o)
+		return e.Slice
 	}
-	want := convert()
 	a, b := convert(), convert()
-	in.Slice(a)
-	in.Slice(b)
 	if d := cmp.Diff(b, want, values); d != "" {
 		t.Errorf("interning changed the slice (-got +want):\n%s", d)
 	}
-	if &a.Endpoints[0].ForZones[0] != &b.Endpoints[0].ForZones[0] {
-		t.Error("zones are not shared")
+	if a.Endpoints[0].EndpointState != b.Endpoints[0].EndpointState || &a.Ports[0] != &b.Ports[0] {
+		t.Error("the state of endpoints, or ports, are not shared")
 	}
 	for i := range maxInterned + 10 {
-		in.string(fmt.Sprint("node-", i))
+		c.intern.share(fmt.Sprint("node-", i))
+		c.intern.state(&service.EndpointState{Node: fmt.Sprint("node-", i)})
+		c.intern.portList([]service.SlicePort{{Name: fmt.Sprint("port-", i)}})
 	}
-	if got := len(in.strings); got > maxInterned {
-		t.Errorf("interner holds %d strings, want at most %d", got, maxInterned)
+	for what, got := range map[string]int{"strings": len(c.intern.strings), "states": len(c.intern.states), "ports": len(c.intern.ports)} {
+		if got > maxInterned {
+			t.Errorf("interner holds %d %s, want at most %d", got, what, maxInterned)
+		}
 	}
 }

@@ -112,7 +112,7 @@ func (m *model) endpoints(v *service.Service, p service.ServicePort, f service.F
 				continue
 			}
 			for _, e := range s.Endpoints {
-				a := netip.AddrPortFrom(e.Addr, sp.Port)
+				a := netip.AddrPortFrom(e.Addr(), sp.Port)
 				all[a] = append(all[a], entry{e, s.Weight})
 			}
 		}

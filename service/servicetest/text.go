@@ -55,7 +55,7 @@ func writeSlice(b *strings.Builder, s *service.Slice) {
 		fmt.Fprintf(b, "  port: {name: %q, protocol: %s, port: %d}\n", p.Name, p.Protocol, p.Port)
 	}
 	for _, e := range s.Endpoints {
-		fmt.Fprintf(b, "  endpoint: {addr: %s, node: %q, ready: %v, serving: %v, terminating: %v", e.Addr, e.Node, e.Ready, e.Serving, e.Terminating)
+		fmt.Fprintf(b, "  endpoint: {addr: %s, node: %q, ready: %v, serving: %v, terminating: %v", e.Addr(), e.Node, e.Ready, e.Serving, e.Terminating)
 		if len(e.ForZones)+len(e.ForNodes) > 0 {
 			fmt.Fprintf(b, ", zones: %v, nodes: %v", e.ForZones, e.ForNodes)
 		}

@@ -32,7 +32,6 @@ func (w *World) randomSlice(svc service.Name) *service.Slice {
 	if v := w.Services[svc]; v != nil && r.IntN(10) > 0 {
 		s.Family = pick(r, v.Families)
 	}
-	s.UID = "uid-" + s.Name
 	if r.IntN(3) == 0 {
 		s.Weight = randomWeight(r)
 	}
@@ -63,10 +62,10 @@ func randomWeight(r *rand.Rand) uint16 { return pick(r, []uint16{0, 2, 3, 10, 65
 func (w *World) randomEndpoint(f service.Family, mode hintMode, spread int) service.SliceEndpoint {
 	r := w.rng
 	k := 1 + r.IntN(3)
-	e := service.SliceEndpoint{Addr: podAddr(f, k, 2+r.IntN(min(59, 4+spread))), Node: fmt.Sprintf("n%d", k)}
+	addr, e := podAddr(f, k, 2+r.IntN(min(59, 4+spread))), service.EndpointState{Node: fmt.Sprintf("n%d", k)}
 	switch r.IntN(12) {
 	case 0:
-		e.Addr = nodeAddr(f, k)
+		addr = nodeAddr(f, k)
 	case 1:
 		e.Node = ""
 	}
@@ -78,11 +77,11 @@ func (w *World) randomEndpoint(f service.Family, mode hintMode, spread int) serv
 	if mode == nodeHints || mode == bothHints || mode == someHints && r.IntN(2) == 0 {
 		e.ForNodes = pick(r, nodes)
 	}
-	return e
+	return service.NewSliceEndpoint(addr, &e)
 }
 
 // setCondition makes most endpoints ready and the rest anything the API can say.
-func setCondition(e *service.SliceEndpoint, r *rand.Rand) {
+func setCondition(e *service.EndpointState, r *rand.Rand) {
 	e.Ready, e.Serving, e.Terminating = true, true, false
 	switch r.IntN(10) {
 	case 0:
@@ -115,7 +114,10 @@ func (w *World) editedSlice(s *service.Slice) *service.Slice {
 		case r.IntN(4) == 0:
 			r.Shuffle(n, func(i, j int) { c.Endpoints[i], c.Endpoints[j] = c.Endpoints[j], c.Endpoints[i] })
 		default:
-			setCondition(&c.Endpoints[r.IntN(n)], r)
+			e := &c.Endpoints[r.IntN(n)]
+			state := *e.EndpointState
+			setCondition(&state, r)
+			*e = service.NewSliceEndpoint(e.Addr(), &state)
 		}
 	}
 	if r.IntN(5) == 0 {

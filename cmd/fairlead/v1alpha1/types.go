@@ -21,6 +21,9 @@ type FairleadConfiguration struct {
 	// KubeProxyConfiguration says of the way to one is not looked at then.
 	Manifests *string `json:"manifests,omitempty"`
 
+	// APIDecoder is how objects from the API server are decoded: compact reads what counts, typed all of them.
+	APIDecoder *string `json:"apiDecoder,omitempty"`
+
 	// LocalhostNodePortsProxy answers node ports at 127.0.0.1 and ::1 with a proxy, in the modes iptables and ipvs.
 	LocalhostNodePortsProxy *bool `json:"localhostNodePortsProxy,omitempty"`
 

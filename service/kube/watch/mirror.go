@@ -24,6 +24,7 @@ type mirror struct {
 	report kube.ReportFunc
 	node   func(context.Context, *kube.NodeInfo)
 
+	nobody      nobody
 	convert     kube.Converter
 	known       kube.Mirror
 	complaining map[service.Object]bool // objects with Problems
@@ -44,16 +45,6 @@ type store struct {
 	ctx context.Context
 }
 
-// A converted is an object after conversion, under its own name. It still is an
-// object for the buffer in which a reflector gathers a streamed list.
-type converted struct {
-	metav1.ObjectMeta
-	object   service.Object
-	entry    kube.Entry
-	node     *kube.NodeInfo
-	problems []service.Problem
-}
-
 // Transformer makes the reflector convert the objects of a streamed list while
 // they arrive, instead of holding all of them.
 func (s *store) Transformer() cache.TransformFunc {
@@ -69,8 +60,7 @@ func (s *store) conversion(o any) (*converted, error) {
 	if !ok {
 		return nil, fmt.Errorf("%v is not an object", reflect.TypeOf(o))
 	}
-	c := &converted{object: s.object(meta)}
-	c.Namespace, c.Name = meta.GetNamespace(), meta.GetName()
+	c := &converted{nobody: s.nobody, name: service.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()}, version: meta.GetResourceVersion()}
 	if n, ok := o.(*corev1.Node); ok {
 		info, problems := kube.Node(n)
 		c.node, c.problems = &info, problems
@@ -80,9 +70,7 @@ func (s *store) conversion(o any) (*converted, error) {
 	return c, nil
 }
 
-func (s *store) object(meta metav1.Object) service.Object {
-	return service.Object{Kind: s.Name, Name: service.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()}}
-}
+func (s *store) object(n service.Name) service.Object { return service.Object{Kind: s.Name, Name: n} }
 
 // Add puts o in force.
 func (s *store) Add(o any) error {
@@ -90,12 +78,12 @@ func (s *store) Add(o any) error {
 	if err != nil {
 		return err
 	}
-	s.complain(c.object, c.problems)
+	s.complain(s.object(c.name), c.problems)
 	if c.node != nil {
 		s.setNode(c.node)
 		return nil
 	}
-	return s.update(s.known.Set(c.object, c.entry))
+	return s.update(s.known.Set(s.object(c.name), c.entry))
 }
 
 // Update puts o in force.
@@ -107,7 +95,7 @@ func (s *store) Delete(o any) error {
 	if !ok {
 		return fmt.Errorf("%v is not an object", reflect.TypeOf(o))
 	}
-	object := s.object(meta)
+	object := s.object(service.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()})
 	s.complain(object, nil)
 	if object.Kind == "Node" {
 		s.setNode(nil)
@@ -127,9 +115,10 @@ func (s *store) Replace(list []any, _ string) error {
 			return err
 		}
 		list[i] = nil // the API object is not needed any more
-		s.complain(c.object, c.problems)
-		seen[c.object] = true
-		entries[c.object] = c.entry
+		object := s.object(c.name)
+		s.complain(object, c.problems)
+		seen[object] = true
+		entries[object] = c.entry
 		if c.node != nil {
 			node = c.node
 		}

@@ -34,6 +34,10 @@ type Source struct {
 	// is called from several goroutines.
 	Report kube.ReportFunc
 
+	// Compact, if not nil, reads Services and EndpointSlices in place of Client. It
+	// is for this Source only.
+	Compact *Compact
+
 	// All says that Services are wanted that are none of L4's business too: see
 	// [kube.Converter].
 	All bool
@@ -78,6 +82,9 @@ func (s *Source) services() *mirror {
 		},
 		Watch: api.Watch,
 	}
+	if s.Compact != nil {
+		k = s.Compact.services.listing(s.All)
+	}
 	if !s.All {
 		k.Labels, k.Fields = ourServices, withClusterIP
 	}
@@ -93,6 +100,9 @@ func (s *Source) slices() *mirror {
 			return api.List(ctx, o)
 		},
 		Watch: api.Watch,
+	}
+	if s.Compact != nil {
+		k = s.Compact.slices.listing(s.All)
 	}
 	if !s.All {
 		k.Labels = ourSlices
@@ -117,7 +127,10 @@ func (s *Source) node() *mirror {
 
 func (s *Source) mirror(k *Kind) *mirror {
 	k.Log = s.Log
-	m := &mirror{Kind: k, client: s.Client, sink: s.Sink, report: s.Report, complaining: make(map[service.Object]bool)}
+	m := &mirror{
+		Kind: k, client: s.Client, sink: s.Sink, report: s.Report,
+		nobody: new(metav1.ObjectMeta), complaining: make(map[service.Object]bool),
+	}
 	m.convert.All = s.All
 	return m
 }
