@@ -252,7 +252,19 @@ const (
 
 	// ruleReading is about what a rule adds to a reading, until one has been measured.
 	ruleReading = 3 * time.Microsecond
+	// startReading is about what a reading takes of few rules. What takes more than
+	// twice as long as it should is a busy machine, on which to wait spares nothing.
+	startReading = 10 * time.Millisecond
 )
+
+// expected returns what a reading should take.
+func (p *plane) expected() time.Duration {
+	rules := 0
+	for _, n := range p.state.totals {
+		rules += n
+	}
+	return startReading + time.Duration(rules)*ruleReading
+}
 
 // trust returns how long a fingerprint that does not tell every change is enough,
 // after a reading that took so long.
@@ -269,9 +281,7 @@ func (p *plane) schedule() {
 	p.written = true
 	reading := p.reading
 	if reading == 0 {
-		for _, rules := range p.state.totals {
-			reading += time.Duration(rules) * ruleReading
-		}
+		reading = p.expected() - startReading
 	}
 	if at := time.Now().Add(auditShare * reading); at.After(p.auditDue) {
 		p.auditDue = at
@@ -313,7 +323,7 @@ func (p *plane) inspect(ctx context.Context, seen string) (service.Report, error
 		return service.Report{}, fmt.Errorf("read tables: %w", err)
 	}
 	end := time.Now()
-	p.reading, p.written = end.Sub(begin), false
+	p.reading, p.written = min(end.Sub(begin), 2*p.expected()), false
 	p.auditDue, p.trusted = end.Add(auditShare*p.reading), end.Add(p.trust(p.reading))
 	bad := p.damage(have)
 	if len(bad) == 0 && hooked(have) {
