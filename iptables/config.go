@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
 )
@@ -33,6 +34,10 @@ type Config struct {
 	// ports are left out, each a Deviation: one such rule would have the kernel
 	// refuse all others with it.
 	SCTP bool
+
+	// SyncPeriod is about how often Audit is called. Tables of the legacy variant that
+	// look untouched are read again after ten such periods at the earliest.
+	SyncPeriod time.Duration
 
 	// Families are the address families to program; empty means both.
 	Families []xt.Family

@@ -41,10 +41,13 @@ type plane struct {
 	// were not written since. They tell an edited chain from ours.
 	sums map[xt.ChainRef]uint64
 
-	verified string    // fingerprint of the tables when an Audit found them right; empty for none
-	trusted  time.Time // until when a fingerprint like that is enough
-	auditDue time.Time // when the tables may be read again
-	renewal  time.Time // when everything is written again, whatever it looks like
+	verified string        // fingerprint of the tables when an Audit found them right; empty for none
+	probed   string        // fingerprint of the tables when their hooks were found right; empty for none
+	trusted  time.Time     // until when a fingerprint like verified is enough
+	auditDue time.Time     // when the tables may be read again
+	written  bool          // something was, since they were read
+	reading  time.Duration // what it took to read them last; zero before
+	renewal  time.Time     // when everything is written again, whatever it looks like
 }
 
 // New returns a Dataplane that has not touched the kernel yet. The metrics may be
@@ -97,8 +100,11 @@ func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
 // nobody seems to have changed the tables since they were found right. Otherwise
 // it looks at one hook of each table, which no flush of the table can miss. The
 // tables as a whole, with every hook and chain of ours, are read as often as keeps
-// that to a third of one per cent of the time when they change, and to a tenth of
-// one per cent when they do not. Once an hour all is written again.
+// that to a third of one per cent of the time when they change; for the first time
+// after changes of our own, too, when so much time has passed. When by their
+// fingerprint they have not changed, those of the nft variant are not read at all, and
+// those of the legacy variant for a tenth of one per cent of the time at most, the
+// larger the less, see [trust]. Once an hour all is written again.
 func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 	return d.each(func(p *plane) (service.Report, error) { return p.audit(ctx) })
 }
@@ -134,7 +140,7 @@ func (d *Dataplane) Cleanup(ctx context.Context) error {
 	return err
 }
 
-func (p *plane) forget() { p.last, p.state, p.sums, p.verified = nil, nil, nil, "" }
+func (p *plane) forget() { p.last, p.state, p.sums, p.verified, p.probed = nil, nil, nil, "", "" }
 
 // sync writes the difference to what is in force, or everything the kernel does
 // not have yet if that is not known.
@@ -148,6 +154,7 @@ func (p *plane) sync(ctx context.Context, snap *service.Snapshot) (service.Repor
 		return service.Report{}, err
 	}
 	p.unsure(d)
+	p.schedule()
 	p.metrics.synced(p.family, p.state.totals, d)
 	return service.Report{Added: d.added, Changed: len(d.write) - d.added, Removed: len(d.remove)}, nil
 }
@@ -184,6 +191,7 @@ func (p *plane) resync(ctx context.Context, snap *service.Snapshot, doubt func(c
 		return service.Report{}, err
 	}
 	p.last, p.state = snap, st
+	p.schedule()
 	end := time.Now()
 	p.renewal = end.Add(max(renewEvery, renewShare*end.Sub(begin)))
 	p.metrics.synced(p.family, st.totals, d)
@@ -229,38 +237,94 @@ func tally(r *xt.Restore, have *xt.State) service.Report {
 }
 
 // How much longer than a reading of the tables the pause after it must be: when
-// they have changed since, and when by their fingerprint they have not. The
-// latter does not tell every edit of the legacy tables.
+// they have changed since, and when by their fingerprint they have not.
 const (
 	auditShare = 300
 	trustShare = 1000
+
+	// A reading that takes longer than slowReading is rarer still: slowShare for what
+	// it takes more.
+	slowReading = 50 * time.Millisecond
+	slowShare   = 5000
+
+	// trustPeriods is how many sync periods that are.
+	trustPeriods = 10
+
+	// ruleReading is about what a rule adds to a reading, until one has been measured.
+	ruleReading = 3 * time.Microsecond
+	// startReading is about what a reading takes of few rules. What takes more than
+	// twice as long as it should is a busy machine, on which to wait spares nothing.
+	startReading = 10 * time.Millisecond
 )
+
+// expected returns what a reading should take.
+func (p *plane) expected() time.Duration {
+	rules := 0
+	for _, n := range p.state.totals {
+		rules += n
+	}
+	return startReading + time.Duration(rules)*ruleReading
+}
+
+// trust returns how long a fingerprint that does not tell every change is enough,
+// after a reading that took so long.
+func (p *plane) trust(reading time.Duration) time.Duration {
+	return max(trustShare*reading, trustShare*slowReading+slowShare*(reading-slowReading), trustPeriods*p.cfg.SyncPeriod)
+}
+
+// schedule notes that something was written, and says when the tables may be read
+// for that. What is written meanwhile does not put it off.
+func (p *plane) schedule() {
+	if p.written {
+		return
+	}
+	p.written = true
+	reading := p.reading
+	if reading == 0 {
+		reading = p.expected() - startReading
+	}
+	if at := time.Now().Add(auditShare * reading); at.After(p.auditDue) {
+		p.auditDue = at
+	}
+}
 
 func (p *plane) audit(ctx context.Context) (service.Report, error) {
 	if p.state == nil {
 		return service.Report{}, nil
 	}
-	if time.Now().After(p.renewal) {
+	begin := time.Now()
+	if begin.After(p.renewal) {
 		return p.resync(ctx, p.last, func(string) bool { return true })
 	}
 	seen := p.run.Fingerprint(p.family)
-	if seen != "" && seen == p.verified && time.Now().Before(p.trusted) {
+	if seen != "" && seen == p.verified && (xt.Exact(seen) || begin.Before(p.trusted)) {
+		return service.Report{}, nil
+	}
+	early := begin.Before(p.auditDue)
+	if early && seen != "" && seen == p.probed {
 		return service.Report{}, nil
 	}
 	intact, err := p.run.Probe(ctx, p.family, sentinels(), nil)
 	if err != nil {
 		return service.Report{}, fmt.Errorf("probe tables: %w", err)
 	}
-	if intact && time.Now().Before(p.auditDue) {
+	if intact && early {
+		p.probed = seen
 		return service.Report{}, nil
 	}
+	return p.inspect(ctx, seen)
+}
+
+// inspect reads the tables, whose fingerprint is seen, and repairs what is wrong.
+func (p *plane) inspect(ctx context.Context, seen string) (service.Report, error) {
 	begin := time.Now()
 	have, err := p.run.Save(ctx, p.family)
 	if err != nil {
 		return service.Report{}, fmt.Errorf("read tables: %w", err)
 	}
-	took := time.Since(begin)
-	p.auditDue, p.trusted = time.Now().Add(auditShare*took), time.Now().Add(trustShare*took)
+	end := time.Now()
+	p.reading, p.written = min(end.Sub(begin), 2*p.expected()), false
+	p.auditDue, p.trusted = end.Add(auditShare*p.reading), end.Add(p.trust(p.reading))
 	bad := p.damage(have)
 	if len(bad) == 0 && hooked(have) {
 		p.sums, p.verified = sums(have), seen

@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -209,6 +211,64 @@ func TestQuietTablesAreNotRead(t *testing.T) {
 	move(3)
 	sync()
 	audit("after a change of our own", 2)
+}
+
+// TestTrust: how long a fingerprint that does not tell every change is enough.
+func TestTrust(t *testing.T) {
+	tests := []struct {
+		period, reading, want time.Duration
+	}{
+		{time.Second, 5 * time.Millisecond, 10 * time.Second},
+		{time.Second, 20 * time.Millisecond, 20 * time.Second},
+		{30 * time.Second, 20 * time.Millisecond, 300 * time.Second},
+		{30 * time.Second, 400 * time.Millisecond, 1800 * time.Second},
+		{0, 50 * time.Millisecond, 50 * time.Second},
+	}
+	for _, tt := range tests {
+		p := plane{Dataplane: &Dataplane{cfg: Config{SyncPeriod: tt.period}}}
+		if got := p.trust(tt.reading); got != tt.want {
+			t.Errorf("period %s, reading %s: got %s, want %s", tt.period, tt.reading, got, tt.want)
+		}
+	}
+}
+
+// TestFirstReading: a large table is not read at once after a change, churn does not
+// put the reading off, and meanwhile looks at the hooks are not repeated for nothing.
+func TestFirstReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kernel := xt.NewFake()
+		cfg := DefaultConfig()
+		cfg.Log, cfg.Families = slog.New(slog.DiscardHandler), []xt.Family{xt.IPv4}
+		d, err := New(cfg, kernel, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, move := large(300, 3)
+		var saves, probes []int
+		for range 10 {
+			move(7)
+			if _, err := d.Sync(t.Context(), st.Snapshot()); err != nil {
+				t.Fatal(err)
+			}
+			kernel.ResetStats()
+			for range 3 {
+				time.Sleep(100 * time.Millisecond)
+				if r, err := d.Audit(t.Context()); err != nil || r.Repaired {
+					t.Fatalf("%+v, %v", r, err)
+				}
+			}
+			got := kernel.Stats()
+			saves, probes = append(saves, got.Saves), append(probes, got.Probes)
+		}
+		t.Logf("readings %v, looks %v", saves, probes)
+		// 300 Services are more than 2,000 rules, to be read after about two seconds.
+		if saves[0] != 0 || probes[0] != 1 {
+			t.Errorf("at first %d readings and %d looks, want none and one", saves[0], probes[0])
+		}
+		if slices.Max(saves) == 0 {
+			t.Errorf("readings %v, want some in spite of changes", saves)
+		}
+	})
 }
 
 // ours leaves out of a dump what a test added for somebody else.

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"cmp"
+	"hash/maphash"
 	"maps"
 	"reflect"
 	"slices"
@@ -21,9 +22,10 @@ type state struct {
 	// pieces are the chains of Ports, all in the nat table.
 	pieces map[string]piece
 
-	// fixed holds the rules of chains that are rewritten in place: frontends,
-	// and those that are not a Port's.
-	fixed map[xt.ChainRef][]xt.Rule
+	// fixed are the chains that are rewritten in place: frontends, and those that are
+	// not a Port's.
+	fixed map[xt.ChainRef]content
+	seed  maphash.Seed // of the hashes in fixed
 
 	nat, filter, ports, closed, hairpin *tree
 
@@ -46,6 +48,22 @@ type memo struct {
 type piece struct {
 	users int // Ports that need it
 	rules int // how many rules it has
+}
+
+// A content tells the rules of a chain from others.
+type content struct {
+	hash  uint64
+	rules int
+}
+
+func (st *state) content(rules []xt.Rule) content {
+	var h maphash.Hash
+	h.SetSeed(st.seed)
+	for i := range rules {
+		_, _ = h.WriteString(rules[i].Text()) // never fails
+		_ = h.WriteByte('\n')
+	}
+	return content{h.Sum64(), len(rules)}
 }
 
 // A delta is what a step from one Snapshot to the next asks of the kernel.
@@ -119,7 +137,8 @@ func newState(cfg Config, f xt.Family, node *service.Node) *state {
 		planner:  planner{cfg: cfg, family: f, node: node},
 		plans:    make(map[*service.Port]*memo),
 		pieces:   make(map[string]piece),
-		fixed:    make(map[xt.ChainRef][]xt.Rule),
+		fixed:    make(map[xt.ChainRef]content),
+		seed:     maphash.MakeSeed(),
 		nat:      &tree{space: addrSpace(f, prefixTree)},
 		filter:   &tree{space: addrSpace(f, prefixTree)},
 		ports:    &tree{space: portSpace()},
@@ -295,11 +314,12 @@ func (st *state) updatePieces(s *step, d *delta) {
 // fix notes the rules of a chain that is rewritten in place when they change.
 func (st *state) fix(ref xt.ChainRef, rules []xt.Rule, d *delta) {
 	old, ok := st.fixed[ref]
-	if ok && reflect.DeepEqual(old, rules) {
+	now := st.content(rules)
+	if ok && old == now {
 		return
 	}
-	st.fixed[ref] = rules
-	st.totals[ref.Table] += len(rules) - len(old)
+	st.fixed[ref] = now
+	st.totals[ref.Table] += now.rules - old.rules
 	d.put(ref, rules, !ok)
 }
 
@@ -335,8 +355,8 @@ func (st *state) updateTree(table xt.Table, t *tree, gone, added []*entry, d *de
 // chains returns every chain of the state with its number of rules.
 func (st *state) chains() map[xt.ChainRef]int {
 	out := maps.Clone(st.branches)
-	for ref, rules := range st.fixed {
-		out[ref] = len(rules)
+	for ref, c := range st.fixed {
+		out[ref] = c.rules
 	}
 	for name, p := range st.pieces {
 		out[xt.ChainRef{Table: xt.NAT, Name: name}] = p.rules

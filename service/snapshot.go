@@ -194,6 +194,16 @@ type HealthPort struct {
 // would get if a headless Service had one. L7 picks upstreams with it.
 func (p *Port) Internal() Route { return p.internal }
 
+// Urgent reports whether much else waits for p: it is the API server's, or a DNS
+// server's of the cluster. A dataplane that needs several steps for a whole Snapshot
+// puts such ports in force with the first.
+func (p *Port) Urgent() bool {
+	if p.ID.Service == (Name{"default", "kubernetes"}) {
+		return true
+	}
+	return p.ID.Service.Namespace == "kube-system" && p.Number == 53
+}
+
 // Changed yields the ports that differ between prev and s, as (old, new) pairs;
 // old or new is nil for an addition or removal. A nil prev is empty. It compares
 // pointers only, allocates nothing, and costs next to nothing where a Store has made

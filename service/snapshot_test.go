@@ -59,6 +59,27 @@ func TestChangedAllocatesNothing(t *testing.T) {
 	}
 }
 
+func TestUrgent(t *testing.T) {
+	tests := []struct {
+		namespace, name string
+		number          uint16
+		want            bool
+	}{
+		{"default", "kubernetes", 443, true},
+		{"kube-system", "kube-dns", 53, true},
+		{"kube-system", "rke2-coredns", 53, true},
+		{"kube-system", "kube-dns", 9153, false},
+		{"shop", "dns", 53, false},
+		{"shop", "kubernetes", 443, false},
+	}
+	for _, tt := range tests {
+		p := Port{ID: PortID{Service: Name{tt.namespace, tt.name}}, Number: tt.number}
+		if got := p.Urgent(); got != tt.want {
+			t.Errorf("port %d of %s: got %v, want %v", tt.number, p.ID.Service, got, tt.want)
+		}
+	}
+}
+
 // TestRoutes spells out the table of the package comment.
 func TestRoutes(t *testing.T) {
 	remote := Endpoint{Addr: netip.MustParseAddrPort("10.244.2.2:80")}

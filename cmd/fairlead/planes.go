@@ -170,7 +170,7 @@ func (e *iptablesEngine) sysctls(n *service.Node, families []service.Family) []s
 func (e *iptablesEngine) open(families []service.Family) (service.Dataplane, error) {
 	cfg := iptablesConfig(e.cfg.Flags)
 	cfg.RandomFully, cfg.BPF, cfg.SCTP = e.tools.RandomFully, e.support.BPF, e.support.SCTP
-	cfg.Log = e.cfg.Log
+	cfg.Log, cfg.SyncPeriod = e.cfg.Log, e.cfg.Config.SyncPeriod
 	for _, f := range families {
 		cfg.Families = append(cfg.Families, xt.Family(f))
 	}

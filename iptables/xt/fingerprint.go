@@ -21,7 +21,7 @@ func fingerprint(legacy bool, f Family, tables []Table) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("ask for the generation of nf_tables: %w", err)
 		}
-		return fmt.Sprint("generation ", gen), nil
+		return exactPrint + fmt.Sprint(gen), nil
 	}
 	var b strings.Builder
 	for _, t := range tables {
