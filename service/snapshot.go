@@ -127,8 +127,8 @@ func (v Verdict) String() string {
 
 // A Route says what happens to a new connection from one Origin.
 type Route struct {
-	Verdict    Verdict // Forward, Drop (none here), Reject (none anywhere)
 	Pool       Pool    // never empty when Verdict is Forward, else nil
+	Verdict    Verdict // Forward, Drop (none here), Reject (none anywhere)
 	Masquerade bool    // meaningful when Verdict is Forward
 }
 

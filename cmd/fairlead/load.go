@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -41,7 +42,7 @@ func (c command) load(paths []string) world {
 		}
 	}
 	var mirror kube.Mirror
-	mirror.Replace(entries)(w.store)
+	mirror.Replace(len(entries), maps.All(entries))(w.store)
 	return w
 }
 

@@ -1,12 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 
 	"github.com/fairlead-project/fairlead/service"
@@ -42,10 +49,17 @@ func (f *decoderFlags) compact(rc *rest.Config) (*watch.Compact, error) {
 	return watch.NewCompact(rc)
 }
 
+// sampleMemory leaves out the samples of memory that only /debug/pprof shows.
+func (f *flags) sampleMemory() {
+	if !f.Profiling {
+		runtime.MemProfileRate = 0
+	}
+}
+
 // gcPercent is how much garbage may gather, as a share of what is in use. What is
 // in use is the state of the cluster, which is much, and a change of it makes
 // little garbage: the default of 100 would mostly make the process larger.
-const gcPercent = 40
+const gcPercent = 30
 
 // paceGC sets the pace of the garbage collector, unless the operator has.
 func paceGC() {
@@ -59,6 +73,7 @@ func paceGC() {
 // everything of them.
 type frugal struct {
 	service.Dataplane
+	log  *slog.Logger
 	once sync.Once
 }
 
@@ -66,7 +81,54 @@ type frugal struct {
 func (f *frugal) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
 	report, err := f.Dataplane.Sync(ctx, snap)
 	if err == nil {
-		f.once.Do(func() { go debug.FreeOSMemory() })
+		f.once.Do(func() { go f.giveBack() })
 	}
 	return report, err
+}
+
+// giveBack gives back what is not in use, of the heap and of the program itself.
+func (f *frugal) giveBack() {
+	debug.FreeOSMemory()
+	if err := forgetProgram(); err != nil {
+		f.log.Debug("the part of the program that only the start has needed stays in memory", "err", err)
+	}
+}
+
+// forgetProgram takes the program's own code and constants out of this process. What
+// is used again comes back from the page cache, a few pages at a time. A third of
+// what the process had in memory is what packages do when it starts.
+func forgetProgram() error {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		from, to, ok := constantPart(lines.Text(), exe)
+		if !ok {
+			continue
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("give back %x-%x of %s: %w", from, to, exe, errno)
+		}
+	}
+	return lines.Err()
+}
+
+// constantPart returns where a line of /proc/PID/maps says that a part of the file
+// exe is that nobody can write to, and so is the same in memory as in the file.
+func constantPart(line, exe string) (from, to uintptr, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) != 6 || fields[5] != exe || fields[1] != "r--p" && fields[1] != "r-xp" {
+		return 0, 0, false
+	}
+	first, last, _ := strings.Cut(fields[0], "-")
+	a, err := strconv.ParseUint(first, 16, strconv.IntSize)
+	b, err2 := strconv.ParseUint(last, 16, strconv.IntSize)
+	return uintptr(a), uintptr(b), err == nil && err2 == nil && a < b
 }

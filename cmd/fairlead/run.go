@@ -54,6 +54,7 @@ func (c command) run(ctx context.Context, args []string) error {
 		return err
 	}
 	paceGC()
+	f.sampleMemory()
 	log := newLogger(c.err, &f.Log, f.Verbosity)
 	set.tell(log)
 	if done, err := c.instead(ctx, set); done || err != nil {
@@ -192,7 +193,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	}
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
-	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane})))
+	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane, log: p.log})))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"iter"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -109,27 +110,52 @@ func (c *Converter) Convert(o any) (Entry, []service.Problem) {
 // is for one goroutine; the changes it returns may run on another one, in the
 // order in which they were made.
 type Mirror struct {
-	known map[service.Object]Entry
+	services map[service.Name]*service.Service
+	slices   map[service.Name]*service.Slice // by their own names
 }
 
-// Set returns the change that puts e in the Store as the conversion of object,
-// or takes object away if e is zero. It returns nil if there is nothing to do.
-// A slice that has moved to another Service is taken away from the old one.
-// object has no UID.
+// get returns what has been put for object.
+func (m *Mirror) get(object service.Object) Entry {
+	if object.Kind == "Service" {
+		return Entry{Service: m.services[object.Name]}
+	}
+	return Entry{Slice: m.slices[object.Name]}
+}
+
+// set notes what has been put for object.
+func (m *Mirror) set(object service.Object, e Entry) {
+	if object.Kind == "Service" {
+		m.services = setOrDelete(m.services, object.Name, e.Service)
+	} else {
+		m.slices = setOrDelete(m.slices, object.Name, e.Slice)
+	}
+}
+
+func setOrDelete[T any](m map[service.Name]*T, name service.Name, v *T) map[service.Name]*T {
+	switch {
+	case v == nil:
+		delete(m, name)
+	case m == nil:
+		return map[service.Name]*T{name: v}
+	default:
+		m[name] = v
+	}
+	return m
+}
+
+// Set returns the change that puts e in the Store as the conversion of object, a
+// Service or an EndpointSlice, or takes object away if e is zero. It returns nil
+// if there is nothing to do. A slice that has moved to another Service is taken
+// away from the old one. object has no UID.
 func (m *Mirror) Set(object service.Object, e Entry) func(*service.Store) bool {
-	old := m.known[object]
-	if e.IsZero() {
-		if old.IsZero() {
-			return nil
-		}
-		delete(m.known, object)
+	old := m.get(object)
+	m.set(object, e)
+	switch {
+	case e.IsZero() && old.IsZero():
+		return nil
+	case e.IsZero():
 		return old.remove
-	}
-	if m.known == nil {
-		m.known = make(map[service.Object]Entry)
-	}
-	m.known[object] = e
-	if e.replaces(old) {
+	case e.replaces(old):
 		return e.put
 	}
 	return func(st *service.Store) bool {
@@ -138,24 +164,36 @@ func (m *Mirror) Set(object service.Object, e Entry) func(*service.Store) bool {
 	}
 }
 
-// Replace returns the change that makes the Store hold entries and nothing else
-// from this source. Mirror keeps the map. Zero entries are allowed; what has not
-// changed, to the pointer, is not put again.
-func (m *Mirror) Replace(entries map[service.Object]Entry) func(*service.Store) bool {
-	old := m.known
-	var put []Entry
+// Replace returns the change that makes the Store hold entries, by object, and
+// nothing else from this source. Zero entries are allowed; what has not changed,
+// to the pointer, is not put again. n is how many entries there are, or 0.
+func (m *Mirror) Replace(n int, entries iter.Seq2[service.Object, Entry]) func(*service.Store) bool {
+	old := *m
+	*m = Mirror{}
+	var put, gone []Entry
 	for object, e := range entries {
+		if m.services == nil && e.Service != nil {
+			m.services = make(map[service.Name]*service.Service, max(n, len(old.services)))
+		}
+		if m.slices == nil && e.Slice != nil {
+			m.slices = make(map[service.Name]*service.Slice, max(n, len(old.slices)))
+		}
 		if e.IsZero() {
-			delete(entries, object)
-		} else if e != old[object] {
+			continue
+		}
+		m.set(object, e)
+		if e != old.get(object) {
 			put = append(put, e)
 		}
 	}
-	m.known = entries
-	var gone []Entry
-	for object, o := range old {
-		if e := entries[object]; e.IsZero() || !e.replaces(o) {
-			gone = append(gone, o)
+	for name, o := range old.services {
+		if m.services[name] == nil {
+			gone = append(gone, Entry{Service: o})
+		}
+	}
+	for name, o := range old.slices {
+		if now := m.slices[name]; now == nil || now.Service != o.Service {
+			gone = append(gone, Entry{Slice: o})
 		}
 	}
 	return func(st *service.Store) bool {

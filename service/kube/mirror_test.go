@@ -25,7 +25,7 @@ func TestMirror(t *testing.T) {
 				o, e := randomEntry(r)
 				state[o] = e
 			}
-			m.Replace(maps.Clone(state))(st)
+			m.Replace(r.IntN(2)*len(state), maps.All(state))(st)
 		} else {
 			o, e := randomEntry(r)
 			state[o] = e

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -198,7 +199,7 @@ func (o *output) publish(ctx context.Context, f *folder) error {
 	}
 	o.entries = fresh
 	o.complain(problems)
-	if err := o.Sink.Update(ctx, o.known.Replace(entries)); err != nil {
+	if err := o.Sink.Update(ctx, o.known.Replace(len(entries), maps.All(entries))); err != nil {
 		return fmt.Errorf("hand over the manifests: %w", err)
 	}
 	o.setNode(ctx, node)

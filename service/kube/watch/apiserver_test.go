@@ -1,7 +1,7 @@
 package watch
 
 import (
-	"encoding/json"
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -11,9 +11,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
 // An apiServer is as much of a Kubernetes API server as a reflector sees: lists,
@@ -31,6 +35,7 @@ type apiServer struct {
 
 	noFields bool // knows no field label of Services
 	noStream bool // cannot stream lists
+	noProto  bool // answers in JSON, whatever is asked for
 	down     bool // answers 503
 }
 
@@ -40,6 +45,7 @@ type watcher struct {
 	prefix string
 	match  func(metav1.Object) bool
 	seen   map[string]bool
+	proto  bool // speaks protobuf
 	events chan []byte
 	drop   chan struct{} // closed when the server goes down
 }
@@ -54,17 +60,23 @@ func newAPIServer(t *testing.T) *apiServer {
 	return s
 }
 
-func (s *apiServer) client() kubernetes.Interface {
+// source returns what reads from the server, in one way or the other.
+func (s *apiServer) source(compact bool) *Source {
 	s.t.Helper()
 	c, err := Config("", s.http.URL, -1, 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	client, err := kubernetes.NewForConfig(c)
-	if err != nil {
+	src := new(Source)
+	if src.Client, err = kubernetes.NewForConfig(c); err != nil {
 		s.t.Fatal(err)
 	}
-	return client
+	if compact {
+		if src.Compact, err = NewCompact(c); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return src
 }
 
 func path(o metav1.Object) string {
@@ -104,7 +116,7 @@ func (s *apiServer) remove(o metav1.Object) {
 	for w := range s.watchers {
 		if w.seen[path(o)] {
 			delete(w.seen, path(o))
-			w.send("DELETED", o)
+			w.send("DELETED", o.(runtime.Object))
 		}
 	}
 }
@@ -125,21 +137,31 @@ func (s *apiServer) fail(down bool) {
 func (w *watcher) tell(path string, o metav1.Object) {
 	switch selected := w.match(o); {
 	case selected && w.seen[path]:
-		w.send("MODIFIED", o)
+		w.send("MODIFIED", o.(runtime.Object))
 	case selected:
 		w.seen[path] = true
-		w.send("ADDED", o)
+		w.send("ADDED", o.(runtime.Object))
 	case w.seen[path]:
 		delete(w.seen, path)
-		w.send("DELETED", o)
+		w.send("DELETED", o.(runtime.Object))
 	}
 }
 
-func (w *watcher) send(kind string, o any) {
-	w.events <- fmt.Appendf(nil, `{"type":%q,"object":%s}`+"\n", kind, encode(o))
+func (w *watcher) send(kind string, o runtime.Object) {
+	if !w.proto {
+		w.events <- fmt.Appendf(nil, `{"type":%q,"object":%s}`+"\n", kind, encode(o, false))
+		return
+	}
+	event := metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: encode(o, true)}}
+	data, err := event.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	w.events <- append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
 }
 
-func encode(o any) []byte {
+// encode returns o in protobuf or JSON.
+func encode(o runtime.Object, proto bool) []byte {
 	switch o := o.(type) {
 	case *corev1.Service:
 		o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}
@@ -148,7 +170,12 @@ func encode(o any) []byte {
 	case *discoveryv1.EndpointSlice:
 		o.TypeMeta = metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"}
 	}
-	data, err := json.Marshal(o)
+	media := runtime.ContentTypeJSON
+	if proto {
+		media = runtime.ContentTypeProtobuf
+	}
+	info, _ := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), media)
+	data, err := runtime.Encode(info.Serializer, o)
 	if err != nil {
 		panic(err)
 	}
@@ -163,7 +190,8 @@ func (s *apiServer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		verb = "watch "
 	}
 	s.requests = append(s.requests, verb+r.URL.Path+" "+q.Get("labelSelector")+" "+q.Get("fieldSelector"))
-	rw.Header().Set("Content-Type", "application/json")
+	proto := !s.noProto && strings.HasPrefix(r.Header.Get("Accept"), runtime.ContentTypeProtobuf)
+	rw.Header().Set("Content-Type", runtime.ContentTypeJSON)
 	fields := q.Get("fieldSelector")
 	switch {
 	case s.down:
@@ -173,10 +201,10 @@ func (s *apiServer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case s.noStream && q.Get("sendInitialEvents") != "":
 		s.refuse(rw, 422, "Invalid", "sendInitialEvents is forbidden")
 	case verb == "watch ":
-		s.watch(rw, r, q.Get("labelSelector"), fields, q.Get("sendInitialEvents") == "true")
+		s.watch(rw, r, proto, fields)
 		return
 	default:
-		s.list(rw, r, q.Get("labelSelector"), fields)
+		s.list(rw, r, proto, fields)
 	}
 	s.mu.Unlock()
 }
@@ -186,41 +214,58 @@ func (s *apiServer) refuse(rw http.ResponseWriter, code int, reason, message str
 	fmt.Fprintf(rw, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":%q,"message":%q,"code":%d}`, reason, message, code)
 }
 
-func (s *apiServer) list(rw http.ResponseWriter, r *http.Request, labelSelector, fields string) {
-	kind, version := "ServiceList", "v1"
-	switch {
-	case strings.HasSuffix(r.URL.Path, "nodes"):
-		kind = "NodeList"
-	case strings.HasSuffix(r.URL.Path, "endpointslices"):
-		kind, version = "EndpointSliceList", "discovery.k8s.io/v1"
-	}
-	match, items := s.selector(labelSelector, fields), [][]byte{}
+func (s *apiServer) list(rw http.ResponseWriter, r *http.Request, proto bool, fields string) {
+	match, items := s.selector(r.URL.Query().Get("labelSelector"), fields), []runtime.Object{}
 	for p, o := range s.objects {
 		if strings.HasPrefix(p, r.URL.Path+"/") && match(o) {
-			items = append(items, encode(o))
+			items = append(items, o.(runtime.Object))
 		}
 	}
-	joined := make([]string, len(items))
-	for i, item := range items {
-		joined[i] = string(item)
+	kind := schema.GroupVersionKind{Version: "v1", Kind: "ServiceList"}
+	switch {
+	case strings.HasSuffix(r.URL.Path, "nodes"):
+		kind.Kind = "NodeList"
+	case strings.HasSuffix(r.URL.Path, "endpointslices"):
+		kind.Group, kind.Kind = "discovery.k8s.io", "EndpointSliceList"
 	}
-	fmt.Fprintf(rw, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[%s]}`,
-		kind, version, s.rev, strings.Join(joined, ","))
+	list, err := scheme.Scheme.New(kind)
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	list.GetObjectKind().SetGroupVersionKind(kind)
+	if err := meta.SetList(list, items); err != nil {
+		s.t.Error(err)
+	}
+	about, err := meta.ListAccessor(list)
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	about.SetResourceVersion(fmt.Sprint(s.rev))
+	if proto {
+		rw.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+	}
+	rw.Write(encode(list, proto))
 }
 
 // watch is called with mu held and releases it. The test never lets objects
 // change between a list and its watch, so there is no history to replay: a watch
 // without initial events knows what the list has shown.
-func (s *apiServer) watch(rw http.ResponseWriter, r *http.Request, labelSelector, fields string, initial bool) {
+func (s *apiServer) watch(rw http.ResponseWriter, r *http.Request, proto bool, fields string) {
+	initial := r.URL.Query().Get("sendInitialEvents") == "true"
+	if proto {
+		rw.Header().Set("Content-Type", runtime.ContentTypeProtobuf+";stream=watch")
+	}
 	w := &watcher{
-		prefix: r.URL.Path + "/", match: s.selector(labelSelector, fields), seen: make(map[string]bool),
+		prefix: r.URL.Path + "/", match: s.selector(r.URL.Query().Get("labelSelector"), fields), seen: make(map[string]bool), proto: proto,
 		events: make(chan []byte, 1000), drop: make(chan struct{}),
 	}
 	for p, o := range s.objects {
 		if strings.HasPrefix(p, w.prefix) && w.match(o) {
 			w.seen[p] = true
 			if initial {
-				w.send("ADDED", o)
+				w.send("ADDED", o.(runtime.Object))
 			}
 		}
 	}

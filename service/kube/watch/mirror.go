@@ -3,6 +3,8 @@ package watch
 import (
 	"context"
 	"fmt"
+	"iter"
+	"maps"
 	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
@@ -106,31 +108,16 @@ func (s *store) Delete(o any) error {
 
 // Replace puts list in force and takes everything else out.
 func (s *store) Replace(list []any, _ string) error {
-	entries := make(map[service.Object]kube.Entry, len(list))
-	seen := make(map[service.Object]bool, len(list))
-	var node *kube.NodeInfo
 	for i, o := range list {
-		c, err := s.conversion(o)
+		c, err := s.conversion(o) // now, so that the API object is not needed any more
 		if err != nil {
 			return err
 		}
-		list[i] = nil // the API object is not needed any more
-		object := s.object(c.name)
-		s.complain(object, c.problems)
-		seen[object] = true
-		entries[object] = c.entry
-		if c.node != nil {
-			node = c.node
-		}
-	}
-	for object := range s.complaining {
-		if !seen[object] {
-			s.complain(object, nil)
-		}
+		list[i] = c
 	}
 	if s.Name == "Node" {
-		s.setNode(node)
-	} else if err := s.update(s.known.Replace(entries)); err != nil {
+		s.replaceNode(list)
+	} else if err := s.update(s.known.Replace(len(list), s.entries(list))); err != nil {
 		return err
 	}
 	if !s.listed {
@@ -138,6 +125,43 @@ func (s *store) Replace(list []any, _ string) error {
 		s.synced()
 	}
 	return nil
+}
+
+// entries yields what is in list, and tells what is wrong with it, and that nothing
+// is wrong any more with what is not in it.
+func (s *store) entries(list []any) iter.Seq2[service.Object, kube.Entry] {
+	return func(yield func(service.Object, kube.Entry) bool) {
+		was := maps.Clone(s.complaining)
+		for i, o := range list {
+			c := o.(*converted)
+			list[i] = nil
+			object := s.object(c.name)
+			delete(was, object)
+			s.complain(object, c.problems)
+			if !yield(object, c.entry) {
+				return
+			}
+		}
+		for object := range was {
+			s.complain(object, nil)
+		}
+	}
+}
+
+// replaceNode passes on the node in list, which holds no other.
+func (s *store) replaceNode(list []any) {
+	var node *kube.NodeInfo
+	was := maps.Clone(s.complaining)
+	for _, o := range list {
+		c := o.(*converted)
+		node = c.node
+		delete(was, s.object(c.name))
+		s.complain(s.object(c.name), c.problems)
+	}
+	for object := range was {
+		s.complain(object, nil)
+	}
+	s.setNode(node)
 }
 
 // Resync does nothing: nothing here forgets.

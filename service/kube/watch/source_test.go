@@ -27,6 +27,7 @@ type sink struct {
 	mu       sync.Mutex
 	store    *service.Store
 	updates  int
+	changes  int // updates that made a difference
 	synced   int
 	nodes    []string
 	problems map[service.Object][]service.Problem
@@ -51,7 +52,12 @@ func (s *sink) change(f func()) {
 }
 
 func (s *sink) Update(ctx context.Context, change func(*service.Store) bool) error {
-	s.change(func() { s.updates++; change(s.store) })
+	s.change(func() {
+		s.updates++
+		if change(s.store) {
+			s.changes++
+		}
+	})
 	return ctx.Err()
 }
 
@@ -174,17 +180,24 @@ func node(name, zone string) *corev1.Node {
 
 func TestSource(t *testing.T) {
 	for _, tc := range []struct {
-		name               string
-		noFields, noStream bool
+		name                        string
+		noFields, noStream, noProto bool
+		typed                       bool
 	}{
 		{name: "streamed lists"},
 		{name: "plain lists", noStream: true},
 		{name: "no field selection", noFields: true},
 		{name: "old server", noFields: true, noStream: true},
+		{name: "streamed lists in JSON", noProto: true},
+		{name: "plain lists in JSON", noProto: true, noStream: true},
+		{name: "typed, streamed lists", typed: true},
+		{name: "typed, old server", typed: true, noFields: true, noStream: true},
+		{name: "typed, streamed lists in JSON", typed: true, noProto: true},
+		{name: "typed, plain lists in JSON", typed: true, noProto: true, noStream: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			api, s := newAPIServer(t), newSink()
-			api.noFields, api.noStream = tc.noFields, tc.noStream
+			api.noFields, api.noStream, api.noProto = tc.noFields, tc.noStream, tc.noProto
 			proxied := func(o *corev1.Service) { o.Labels = map[string]string{kube.LabelProxyName: "other"} }
 			api.set(svc("web", "10.96.0.1"))
 			api.set(svc("headless", "None"))
@@ -193,7 +206,7 @@ func TestSource(t *testing.T) {
 			api.set(slice("web-2", "web", "10.244.1.3", kube.LabelHeadless))
 			api.set(node("n1", "a"))
 			api.set(node("n2", "b"))
-			s.start(t, &Source{Client: api.client()})
+			s.start(t, api.source(!tc.typed))
 			s.waitSynced(t)
 			s.waitState(t, "shop/web/tcp/IPv4 10.244.1.2:8080")
 			s.mu.Lock()
@@ -264,7 +277,7 @@ func TestAnnotationsArrive(t *testing.T) {
 				return strings.Join(out, ", ")
 			}
 			put("wlc", "7")
-			s.start(t, &Source{Client: api.client()})
+			s.start(t, api.source(true))
 			s.waitSynced(t)
 			s.wait(t, "listed", state, "wlc 7")
 			waitWatchers(t, api, 3)
@@ -316,12 +329,17 @@ func checkRequests(t *testing.T, log []string, noFields, noStream bool) {
 
 // TestOutage lets the server go away and come back with other objects.
 func TestOutage(t *testing.T) {
+	t.Run("compact", func(t *testing.T) { testOutage(t, true) })
+	t.Run("typed", func(t *testing.T) { testOutage(t, false) })
+}
+
+func testOutage(t *testing.T, compact bool) {
 	api, s := newAPIServer(t), newSink()
 	api.set(svc("web", "10.96.0.1"))
 	api.set(svc("gone", "10.96.0.2", func(o *corev1.Service) { o.Spec.ExternalIPs = []string{"x"} }))
 	api.set(slice("web-1", "web", "10.244.1.2"))
 	api.set(slice("web-2", "web", "10.244.1.3"))
-	s.start(t, &Source{Client: api.client()})
+	s.start(t, api.source(compact))
 	s.waitSynced(t)
 	before := []string{"problem Service shop/gone", "shop/gone/tcp/IPv4", "shop/web/tcp/IPv4 10.244.1.2:8080 10.244.1.3:8080"}
 	s.waitState(t, before...)
@@ -363,4 +381,39 @@ func TestHeadlessSource(t *testing.T) {
 	s.waitSynced(t)
 	s.waitState(t, "shop/web/tcp/IPv4 10.244.1.2:8080")
 	s.wait(t, "nodes", func() string { return strings.Join(s.nodes, ", ") }, "none")
+}
+
+// TestRelist: a relist of what is known already changes nothing, and is not heard
+// of.
+func TestRelist(t *testing.T) {
+	for _, noStream := range []bool{false, true} {
+		t.Run(fmt.Sprintf("plain lists %v", noStream), func(t *testing.T) {
+			api, s := newAPIServer(t), newSink()
+			api.noStream = noStream
+			for i := range 50 {
+				name := fmt.Sprint("web-", i)
+				api.set(svc(name, fmt.Sprint("10.96.0.", i+1)))
+				api.set(slice(name, name, fmt.Sprint("10.244.1.", i+2)))
+			}
+			s.start(t, api.source(true))
+			s.waitSynced(t)
+			waitWatchers(t, api, 3)
+			s.mu.Lock()
+			first := s.store.Snapshot()
+			services, slices := s.store.Changes()
+			updates, changes := s.updates, s.changes
+			s.mu.Unlock()
+			api.fail(true)
+			api.fail(false)
+			s.wait(t, "lists handed over", func() string { return fmt.Sprint(s.updates >= updates+2) }, "true")
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if gotServices, gotSlices := s.store.Changes(); gotServices != services || gotSlices != slices || s.changes != changes {
+				t.Errorf("%d and %d changes, %d of them heard of; want %d, %d and %d as before", gotServices, gotSlices, s.changes, services, slices, changes)
+			}
+			for range s.store.Snapshot().Changed(first) {
+				t.Error("a Port has changed")
+			}
+		})
+	}
 }

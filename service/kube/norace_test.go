@@ -1,0 +1,6 @@
+//go:build !race
+
+package kube
+
+// raceEnabled reports whether the race detector is compiled in.
+func raceEnabled() bool { return false }
