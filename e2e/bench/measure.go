@@ -115,6 +115,8 @@ func (t *trial) coldStart(ctx context.Context) error {
 		return err
 	}
 	if i := slices.IndexFunc(answered, time.Time.IsZero); i >= 0 {
+		t.out.atLeast(coldAll, time.Since(t.run.started).Seconds())
+		t.out.atLeast(coldCPU, used.Seconds())
 		return fmt.Errorf("%s did not answer; the proxy was given %v, and used %.1f s of CPU",
 			w.targets[i], time.Since(t.run.started).Round(10*time.Millisecond), used.Seconds())
 	}
@@ -201,6 +203,7 @@ func (t *trial) flip(ctx context.Context, k int) (time.Duration, error) {
 	i := t.spec.probe(k)
 	w := watcher{
 		targets: []netip.AddrPort{vip(i)}, every: t.options.mode.pace().flipTick, patience: probePatient, timeout: t.options.flipTimeout,
+		through: t.variant == userspace,
 	}
 	var answered []time.Time
 	var probing error
@@ -398,11 +401,20 @@ func newTrial(ctx context.Context, t trial) (*trial, error) {
 	}
 	t.network = n
 	t.random = rand.New(rand.NewPCG(uint64(t.out.Round), 1))
-	t.run, err = t.subject.start(ctx, n, t.options.mode, t.variant, t.shim)
+	t.run, err = t.start(ctx, t.shim)
 	if err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	return &t, nil
+}
+
+// start starts the proxy once more.
+func (t *trial) start(ctx context.Context, shim string) (*running, error) {
+	m := t.options.mode
+	if m == modeSuite {
+		m = t.variant.mode()
+	}
+	return t.subject.start(ctx, t.network, m, t.variant, shim)
 }
 
 // otherTarget is a destination behind the node that is no Service.
