@@ -37,6 +37,7 @@ type trial struct {
 	variant variant
 	log     *slog.Logger
 	shim    string // folder to put first in PATH
+	real    bool   // behind a real API server
 	network *network
 	run     *running
 	out     *outcome
@@ -232,7 +233,7 @@ func (t *trial) sendFlip(ctx context.Context, i, k int) (time.Time, error) {
 	if err := sleep(ctx, flipLead); err != nil { // until the probes are on their way
 		return time.Time{}, err
 	}
-	change, err := t.network.replay.store.moveEndpoint(i, 0, t.spec.spare(k))
+	change, err := t.network.moveEndpoint(ctx, i, 0, t.spec.spare(k))
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -395,9 +396,18 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // newTrial starts a proxy in a new network.
 func newTrial(ctx context.Context, t trial) (*trial, error) {
-	n, err := newNetwork(t.spec, t.log)
+	shown := t.spec
+	if t.real {
+		shown = spec{Services: 1, Endpoints: 1} // nobody looks at the replay
+	}
+	n, err := newNetwork(shown, t.log)
 	if err != nil {
 		return nil, err
+	}
+	if t.real {
+		if err := n.withAPI(ctx, t.spec); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
 	}
 	t.network = n
 	t.random = rand.New(rand.NewPCG(uint64(t.out.Round), 1))

@@ -33,6 +33,7 @@ type network struct {
 	dir     string // for the kubeconfig and the lock of iptables
 	accept  *acceptor
 	loads   *load.Server // nil unless the spec asks for it
+	real    *realAPI     // nil if the replay is the API server
 }
 
 // newNetwork builds it, with an API server of the given objects and without a
@@ -133,6 +134,9 @@ func (n *network) close() error {
 	var errs []error
 	if n.replay != nil {
 		errs = append(errs, n.replay.close())
+	}
+	if n.real != nil {
+		errs = append(errs, n.real.close())
 	}
 	if n.accept != nil {
 		errs = append(errs, n.accept.close())

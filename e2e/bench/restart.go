@@ -38,7 +38,7 @@ func (t *trial) restartChanged(ctx context.Context) error {
 	}
 	k := t.nextFlip()
 	i := t.spec.probe(k)
-	if _, err := t.network.replay.store.moveEndpoint(i, 0, t.spec.spare(k)); err != nil {
+	if _, err := t.network.moveEndpoint(ctx, i, 0, t.spec.spare(k)); err != nil {
 		return err
 	}
 	var err error

@@ -263,7 +263,7 @@ func (b *bench) trial(ctx context.Context, w world, e entrant, out *outcome) (*s
 	log := b.log.With("proxy", e.String(), "world", w.String(), "round", out.Round)
 	t, err := newTrial(ctx, trial{
 		options: o, subject: e.subject, variant: e.variant, shim: b.shims[e.variant], out: out, log: log, tell: b.report,
-		spec: w.spec(),
+		spec: w.spec(), real: w.kind == worldReal,
 	})
 	if err != nil {
 		return nil, err

@@ -179,7 +179,11 @@ func (f *finalist) whole() (time.Duration, error) {
 	return used + proxy, err
 }
 
-// moveEndpoint gives one endpoint of a Service another address.
-func (n *network) moveEndpoint(_ context.Context, i, index int, to netip.Addr) (*revision, error) {
+// moveEndpoint gives one endpoint of a Service another address. The result tells
+// when the change has been sent.
+func (n *network) moveEndpoint(ctx context.Context, i, index int, to netip.Addr) (*revision, error) {
+	if n.real != nil {
+		return n.real.move(ctx, i, index, to)
+	}
 	return n.replay.store.moveEndpoint(i, index, to)
 }

@@ -288,7 +288,7 @@ func (t *suiteTrial) provoked(ctx context.Context, do func() error) (used time.D
 	if err != nil {
 		return 0, 0, err
 	}
-	count, err := t.countWrites(ctx)
+	count, err := t.countWrites()
 	if err != nil {
 		return 0, 0, err
 	}

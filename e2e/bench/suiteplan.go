@@ -17,6 +17,7 @@ const (
 	worldLarge    = "large"    // few Services, of which some have many endpoints
 	worldMemory   = "memory"   // as many endpoints as are to be held
 	worldReal     = "real"     // standard, behind a real API server
+	worldIPVS     = "ipvs"     // that of -mode ipvs, in a report
 )
 
 // world is what a proxy lives through, and with how many Services.
@@ -94,8 +95,9 @@ func memoryWorlds(full bool, most int) []world {
 type suiteTrial struct {
 	*trial
 	world world
-	moved int  // endpoints that were given new addresses
-	spied *spy // how the programs of legacy iptables are called; nil before the restart
+	moved int   // endpoints that were given new addresses
+	spied *spy  // how the programs of legacy iptables are called; nil before the restart
+	had   lines // the rules before that
 }
 
 // scene is a phase and the scenario it is of.
@@ -161,7 +163,7 @@ var errNoisy = errors.New("others disturbed the cold start")
 // its trial; an error is the harness's own, ctx's, or errNoisy.
 func (t *suiteTrial) live(ctx context.Context) error {
 	for _, s := range t.scenes() {
-		needed := s.id == sceneCold || s.id == sceneChurn && t.options.wants(sceneMemory) && t.world.kind == worldMemory
+		needed := s.id == sceneCold || s.id == sceneChurn && t.world.kind == worldMemory || t.world.kind == worldReal
 		if !needed && !t.options.wants(s.id) {
 			continue
 		}
@@ -205,6 +207,9 @@ func (t *suiteTrial) measured(ctx context.Context, s scene) error {
 			return err
 		}
 		share := foreign(from, to)
+		if t.real {
+			return nil // the API server is among the others
+		}
 		noisy := to.machine.total-from.machine.total > long && share > t.options.maxForeign
 		if noisy && s.id == sceneCold {
 			return errNoisy

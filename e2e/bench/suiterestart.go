@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 
@@ -33,7 +32,8 @@ func (t *suiteTrial) restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	count, err := t.countWrites(ctx)
+	t.had = before
+	count, err := t.countWrites()
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (t *suiteTrial) savedRules(ctx context.Context) (lines, error) {
 		return all, nil
 	}
 	out, err := t.network.node.Output(ctx, t.variant.multi(), "iptables-save")
-	all.add("", withoutCounters(out))
+	all.add("iptables-save: ", withoutCounters(out))
 	return all, err
 }
 
@@ -79,7 +79,7 @@ func (t *suiteTrial) savedRules(ctx context.Context) (lines, error) {
 // rules and elements of sets that the kernel of nftables announces; or, with legacy
 // iptables, which announces nothing, chains that its programs were told to change.
 // What writes legacy tables without those programs is not seen.
-func (t *suiteTrial) countWrites(context.Context) (func() (int, error), error) {
+func (t *suiteTrial) countWrites() (func() (int, error), error) {
 	if t.variant != legacy {
 		w, err := newNftWatch(t.network)
 		if err != nil {
@@ -90,26 +90,28 @@ func (t *suiteTrial) countWrites(context.Context) (func() (int, error), error) {
 	if t.spied == nil {
 		return func() (int, error) { return 0, nil }, nil
 	}
-	before, err := t.spied.changes()
+	chains := t.had.chains()
+	changes := func() (int, error) {
+		list, _, err := t.spied.written(func(chain string) bool { return chains[chain] })
+		return len(list), err
+	}
+	before, err := changes()
 	return func() (int, error) {
-		after, err := t.spied.changes()
+		after, err := changes()
 		return after - before, err
 	}, err
 }
 
-// changes counts the chains that programs have been told to change so far.
-func (s *spy) changes() (int, error) {
-	data, err := os.ReadFile(s.log)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	n := 0
-	for line := range strings.Lines(string(data)) {
-		if _, ok := chainWritten(strings.Fields(line)); ok {
-			n++
+// chains are those of the output of iptables-save.
+func (l lines) chains() map[string]bool {
+	all := map[string]bool{}
+	for line := range l {
+		if _, rest, ok := strings.Cut(line, "tables-save: :"); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			all[name] = true
 		}
 	}
-	return n, err
+	return all
 }
 
 // nftWatch counts what the kernel says has changed in nftables, in one network

@@ -243,7 +243,7 @@ func (t *suiteTrial) rolling(ctx context.Context, k, n int) error {
 	}
 	prefix := fmt.Sprintf("rolling_%d", n)
 	s.note(t.out, prefix)
-	t.out.add(metric(prefix+"_cpu_seconds"), (after-before).Seconds())
+	t.out.add(metric(prefix+"_cpu_seconds"), (after - before).Seconds())
 	behind := 0.0
 	if s.lastLate.After(last) {
 		behind = s.lastLate.Sub(last).Seconds()
