@@ -57,7 +57,7 @@ $(BENCH): build
 	@mkdir -p $(RESULTS)
 	$(GO) build -o $(BENCH) ./e2e/bench
 
-bench: $(BENCH) ## against kube-proxy of the same Kubernetes version in all its modes, in one run (root; 25 minutes; BENCHFLAGS=-full: hours)
+bench: $(BENCH) ## against kube-proxy of the same Kubernetes version in all its modes, in one run (root; half an hour; BENCHFLAGS=-full: hours)
 	$(BENCH) -fairlead $(BIN) -mode suite -o $(RESULTS)/suite.json $(BENCHFLAGS)
 
 bench-real: $(BENCH) ## some of it with etcd and kube-apiserver, to see that the replay of bench flatters nobody (root; 5 minutes)

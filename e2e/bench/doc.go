@@ -4,7 +4,7 @@
 // one shape of network, taking turns: A, B, A, B. Run it as root from the source
 // tree:
 //
-//	go run ./e2e/bench -mode suite -o suite.json       # everything below, 25 minutes
+//	go run ./e2e/bench -mode suite -o suite.json       # everything below, half an hour
 //	go run ./e2e/bench report suite.json               # docs/performance.md
 //	go run ./e2e/bench -n 200 -variants legacy -quick  # one table, a minute
 //

@@ -30,7 +30,7 @@ func (m mode) defaults(quick bool) map[string]string {
 	}
 	if m == modeSuite {
 		d = map[string]string{
-			"n": "10000,1000,100,5000", "variants": "legacy,nft,nftables,userspace", "flips": "6", "churn": "8s",
+			"n": "10000,1000,100,5000", "variants": "legacy,nft,nftables,userspace", "flips": "6", "churn": "10s",
 			"idle": "32s", "cold-timeout": "100s", "connects": "1500",
 		}
 	}

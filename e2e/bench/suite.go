@@ -68,8 +68,8 @@ func (o *suiteOptions) defineSuite(flags *flag.FlagSet) {
 	})
 	flags.Float64Var(&o.maxForeign, "max-foreign", 10, "with -mode suite: per cent of the machine that others may use before a phase is thrown away")
 	flags.IntVar(&o.repeats, "repeats", 1, "with -mode suite: how often a phase is done again because others disturbed it")
-	flags.DurationVar(&o.nftTimeout, "nft-timeout", time.Minute, "with -mode suite: time given to a proxy to start with iptables-nft")
-	flags.DurationVar(&o.phaseLimit, "phase-limit", 25*time.Second, "with -mode suite: time after which C3 and C6 make no further change")
+	flags.DurationVar(&o.nftTimeout, "nft-timeout", 45*time.Second, "with -mode suite: time given to a proxy to start with iptables-nft")
+	flags.DurationVar(&o.phaseLimit, "phase-limit", 15*time.Second, "with -mode suite: time after which C3 and C6 make no further change")
 }
 
 func (o options) validateSuite() error {
@@ -213,6 +213,9 @@ func (b *bench) contest(ctx context.Context, w world, round int) (err error) {
 		}
 	}()
 	for _, e := range b.entrants() {
+		if b.hopeless(w, e) {
+			continue
+		}
 		f, err := b.enter(ctx, w, e, round)
 		if err != nil {
 			return err
@@ -225,6 +228,25 @@ func (b *bench) contest(ctx context.Context, w world, round int) (err error) {
 		}
 	}
 	return b.dataPaths(ctx, w, all, round)
+}
+
+// hopeless notes, and reports, that an entrant came to no end where it had no more to
+// do than in a world: that is then a bound for this world as well.
+func (b *bench) hopeless(w world, e entrant) bool {
+	for _, o := range b.outcomes {
+		least, late := o.AtLeast[coldAll]
+		if !late || len(o.Values[coldAll]) > 0 || o.Proxy != e.subject.name || o.Variant != e.variant ||
+			o.Services > w.services || o.Endpoints > w.endpoints || o.World == w.kind && o.Services == w.services {
+			continue
+		}
+		b.log.Info("left out: it did not start with fewer endpoints", "proxy", e.String(), "world", w.String())
+		out := &outcome{World: w.kind, Proxy: e.subject.name, Variant: e.variant, Services: w.services, Endpoints: w.endpoints}
+		out.atLeast(coldAll, least)
+		out.problem(errors.New("left out: it did not start with fewer endpoints"))
+		b.outcomes = append(b.outcomes, out)
+		return true
+	}
+	return false
 }
 
 // enter is the trial of one entrant: once more from the beginning if others

@@ -74,7 +74,7 @@ const (
 
 // fleet adds single Services and takes them away, and then does so with a namespace.
 func (t *suiteTrial) fleet(ctx context.Context) error {
-	const singles = 4
+	const singles = 3
 	begun := time.Now()
 	for k := range singles {
 		if k >= 2 && time.Since(begun) > t.options.phaseLimit {

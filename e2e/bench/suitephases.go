@@ -155,7 +155,7 @@ func (t *suiteTrial) churnAt(ctx context.Context, rate int) error {
 func (t *suiteTrial) moves(ctx context.Context, rate int, flips *flipGroup) (int, error) {
 	span := t.options.churn
 	if rate > 20 {
-		span = min(span, 6*time.Second)
+		span = min(span, 5*time.Second)
 	} else if rate < 20 {
 		span *= 2
 	}

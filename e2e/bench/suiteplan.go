@@ -26,6 +26,7 @@ type world struct {
 	services  int
 	endpoints int
 	brief     bool // only what every number of Services is asked
+	most      bool // everything, and at every rate
 }
 
 func (w world) String() string {
@@ -63,12 +64,12 @@ func (b *bench) worlds() []world {
 	})
 	for i, n := range o.services {
 		if standard && o.only != sceneMemory {
-			list = append(list, world{worldStandard, n, o.endpoints, !o.full && i > 0 && n != 1000})
+			list = append(list, world{worldStandard, n, o.endpoints, !o.full && i > 0 && n != 1000, o.full || i == 0})
 		}
 	}
 	at := min(2, len(list)) // after the first two
 	if o.wants(sceneRolling) || o.wants(sceneWidth) {
-		list = slices.Insert(list, at, world{worldLarge, 100, o.endpoints, !o.full})
+		list = slices.Insert(list, at, world{worldLarge, 100, o.endpoints, !o.full, false})
 	}
 	if o.wants(sceneMemory) {
 		for _, w := range memoryWorlds(o.full, slices.Max(o.services)) {
@@ -76,7 +77,7 @@ func (b *bench) worlds() []world {
 		}
 	}
 	if o.wants(sceneValidate) {
-		list = append(list, world{worldReal, min(1000, slices.Max(o.services)), o.endpoints, true})
+		list = append(list, world{worldReal, min(1000, slices.Max(o.services)), o.endpoints, true, false})
 	}
 	return list
 }
@@ -84,9 +85,9 @@ func (b *bench) worlds() []world {
 // memoryWorlds have 10 endpoints for each of the most Services, and with -full also
 // a tenth and half as many.
 func memoryWorlds(full bool, most int) []world {
-	list := []world{{worldMemory, most, 10, true}}
+	list := []world{{worldMemory, most, 10, true, false}}
 	if full && most >= 10 {
-		list = append(list, world{worldMemory, most / 2, 10, true}, world{worldMemory, most / 10, 10, true})
+		list = append(list, world{worldMemory, most / 2, 10, true, false}, world{worldMemory, most / 10, 10, true, false})
 	}
 	return list
 }
@@ -124,12 +125,12 @@ func (t *suiteTrial) scenes() []scene {
 	case worldMemory:
 		return append(list, t.churnScene(20), t.memoryAfter())
 	}
-	if !t.world.brief {
+	if t.options.full || slices.Contains(t.options.scenes(), sceneIdle) {
 		list = append(list, scene{sceneIdle, true, phase{"idle", t.idle}})
 	}
 	list = append(list, scene{sceneChange, true, phase{"isolated changes", t.changes}})
 	for _, rate := range t.options.churnRates() {
-		if !t.world.brief || rate == 20 {
+		if t.world.most || rate == 20 || rate == 1000 && !t.world.brief {
 			list = append(list, t.churnScene(rate))
 		}
 	}
@@ -137,9 +138,12 @@ func (t *suiteTrial) scenes() []scene {
 	if t.world.brief || t.world.kind == worldReal {
 		return append(list, scene{sceneMemory, false, phase{"peaks", t.peaks}})
 	}
+	if t.world.most || t.options.only != "" {
+		list = append(list,
+			scene{sceneFaith, true, phase{"who is connected to", t.faith}},
+			scene{sceneFleet, false, phase{"Services come and go", t.fleet}})
+	}
 	return append(list,
-		scene{sceneFaith, true, phase{"who is connected to", t.faith}},
-		scene{sceneFleet, false, phase{"Services come and go", t.fleet}},
 		scene{sceneMemory, false, phase{"peaks", t.peaks}},
 		scene{sceneRestart, false, phase{"restart", t.restart}},
 		scene{sceneRelist, false, phase{"relist", t.relist}},

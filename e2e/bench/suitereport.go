@@ -368,7 +368,10 @@ func summarize(w io.Writer, r results) error {
 			fmt.Fprintf(&out, "\n### %s: %s\n\n%s", strings.TrimSuffix(c.id, "x"), c.title, text)
 		}
 	}
-	fmt.Fprintf(&out, "\n%s\n%s%s", f.targets(), f.problems(), f.versions())
+	if text := f.targets(); strings.Count(text, "\n") > 2 {
+		fmt.Fprintf(&out, "\n%s", text)
+	}
+	fmt.Fprintf(&out, "\n%s%s", f.problems(), f.versions())
 	_, err := io.WriteString(w, out.String())
 	return err
 }

@@ -131,14 +131,17 @@ func callOnce(to netip.AddrPort, patience time.Duration) error {
 	}
 }
 
-const faithEndpoints = 10 // of the Service that faith looks at
+const (
+	faithEndpoints = 10              // of the Service that faith looks at
+	faithSpan      = 4 * time.Second // while nothing changes, and again while endpoints do
+)
 
 // faith looks at who is connected to, first while nothing changes and then while
 // endpoints come and go, of this Service and of all others.
 func (t *suiteTrial) faith(ctx context.Context) error {
 	service := t.spec.large(0)
 	still := newStream(ctx, t.network, vip(service))
-	err := sleep(ctx, max(t.options.churn/2, 2*time.Second))
+	err := sleep(ctx, faithSpan)
 	still.stop()
 	if err != nil {
 		return err
@@ -172,7 +175,7 @@ func (t *suiteTrial) rotate(ctx context.Context, s *stream, service int) error {
 		return err
 	}
 	addrs := addrsOf(at)
-	for c := range int(t.options.churn / tick) {
+	for c := range int(faithSpan / tick) {
 		t.moved++
 		next := t.spec.spare(suiteProbes*2 + t.moved)
 		if c%4 == 0 {
