@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -168,7 +169,7 @@ func (f figures) plots() map[string]string {
 			p.add(s, func(c *curve) {
 				for _, kind := range kinds {
 					for _, at := range f.points(kind) {
-						f.plotted(c, kind, s, at, d)
+						f.plot(c, kind, s, at, d)
 					}
 				}
 			})
@@ -186,13 +187,14 @@ func (f figures) plots() map[string]string {
 func (p *plot) add(s series, fill func(*curve)) {
 	c := curve{name: s.String(), colour: s.colour(), dashed: !s.ours()}
 	fill(&c)
+	slices.SortStableFunc(c.at, func(a, b plotted) int { return cmp.Compare(a.x, b.x) })
 	if len(c.at) > 0 {
 		p.lines = append(p.lines, c)
 	}
 }
 
 // plotted adds a point to a line, if there is a figure, or a bound.
-func (f figures) plotted(c *curve, kind string, s series, at point, d drawing) {
+func (f figures) plot(c *curve, kind string, s series, at point, d drawing) {
 	list := f.values(kind, s, at, d.row.m)
 	least, has := f.least(kind, s, at, d.row.m)
 	switch {
@@ -205,7 +207,7 @@ func (f figures) plotted(c *curve, kind string, s series, at point, d drawing) {
 
 func (c *curve) put(x, y float64, bound bool) {
 	if x > 0 && y > 0 {
-		c.at, c.beyond = append(c.at, [2]float64{x, y}), append(c.beyond, bound)
+		c.at = append(c.at, plotted{x, y, bound})
 	}
 }
 

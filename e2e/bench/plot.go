@@ -14,14 +14,18 @@ type plot struct {
 	lines       []curve
 }
 
-// curve is one series of a plot. Points are in order of x, and above 0.
+// curve is one series of a plot. Points are in order of x.
 type curve struct {
 	name   string
 	colour string
 	dashed bool
-	at     [][2]float64
-	// beyond marks points of which only a lower bound is known.
-	beyond []bool
+	at     []plotted
+}
+
+// plotted is a point of a curve. Both numbers are above 0.
+type plotted struct {
+	x, y  float64
+	bound bool // only a lower bound is known
 }
 
 // The drawing, in pixels.
@@ -75,8 +79,8 @@ func (p plot) svg() string {
 	lowX, highX, lowY, highY := math.Inf(1), 0.0, math.Inf(1), 0.0
 	for _, c := range p.lines {
 		for _, v := range c.at {
-			lowX, highX = min(lowX, v[0]), max(highX, v[0])
-			lowY, highY = min(lowY, v[1]), max(highY, v[1])
+			lowX, highX = min(lowX, v.x), max(highX, v.x)
+			lowY, highY = min(lowY, v.y), max(highY, v.y)
 		}
 	}
 	if highX == 0 || highY == 0 {
@@ -119,16 +123,16 @@ func (c curve) draw(out *strings.Builder, x, y axis, label float64) {
 	}
 	var path strings.Builder
 	for i, v := range c.at {
-		fmt.Fprintf(&path, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[i == 0], x.pixel(v[0]), y.pixel(v[1]))
+		fmt.Fprintf(&path, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[i == 0], x.pixel(v.x), y.pixel(v.y))
 	}
 	fmt.Fprintf(out, `<path d="%s" fill="none" stroke="%s" stroke-width="2"%s/>`+"\n", path.String(), c.colour, dash)
-	for i, v := range c.at {
+	for _, v := range c.at {
 		fill, title := c.colour, ""
-		if c.beyond[i] {
+		if v.bound {
 			fill, title = "#ffffff", "more than "
 		}
 		fmt.Fprintf(out, `<circle cx="%.1f" cy="%.1f" r="3.5" fill="%s" stroke="%s"><title>%s: %s%s</title></circle>`+"\n",
-			x.pixel(v[0]), y.pixel(v[1]), fill, c.colour, escape(c.name), title, figure(v[1]))
+			x.pixel(v.x), y.pixel(v.y), fill, c.colour, escape(c.name), title, figure(v.y))
 	}
 	at := plotLeft + innerWidth + 14
 	fmt.Fprintf(out, `<path d="M%.1f %.1fh22" stroke="%s" stroke-width="2"%s/><text x="%.1f" y="%.1f" fill="#212529">%s</text>`+"\n",

@@ -260,15 +260,16 @@ func (b *bench) enter(ctx context.Context, w world, e entrant, round int) (*fina
 		if err != nil {
 			return nil, err
 		}
+		b.outcomes = append(b.outcomes, out)
 		err = t.live(ctx)
 		if errors.Is(err, errNoisy) && attempt < b.options.repeats {
 			t.log.Warn("others disturbed the cold start; once more")
+			b.outcomes = b.outcomes[:len(b.outcomes)-1]
 			if err := errors.Join(t.run.close(), t.network.close()); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		b.outcomes = append(b.outcomes, out)
 		if err != nil && !errors.Is(err, errNoisy) {
 			return nil, errors.Join(err, t.run.close(), t.network.close())
 		}

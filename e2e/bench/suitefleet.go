@@ -297,7 +297,7 @@ func (t *suiteTrial) provoked(ctx context.Context, do func() error) (used time.D
 		err = sleep(ctx, settle)
 	}
 	if err == nil {
-		err = t.rest(ctx, t.options.flipTimeout)
+		err = t.rest(ctx, t.options.coldTimeout)
 	}
 	writes, cerr := count()
 	after, merr := t.run.meter.cpu()
