@@ -7,13 +7,15 @@ DOCKER  ?= docker
 IMAGE   ?= fairlead:$(VERSION)
 KERNEL  ?= uml
 SOAK    ?= 10m
+BENCH    = bin/fairlead-bench
+RESULTS ?= bin/results
 # A test that fails is run once more, whole, without the others: what fails then fails the target.
 AGAIN    = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test
 
 .DEFAULT_GOAL := help
 
 help: ## print this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install what is missing, on Debian or Ubuntu as root
 	@.ci/deps
@@ -51,11 +53,21 @@ test: check unit e2e ## everything that proves it (root)
 golden: ## rewrite the golden plans, and documents made from code; read the difference before you commit it
 	$(GO) test ./cmd/fairlead ./iptables ./ipvs ./userspace ./l7/annotation ./l7/stats ./deploy/monitoring -run 'Golden|Document' -update
 
-bench: build ## against kube-proxy of the same Kubernetes version, in one run (root; 20 minutes)
-	$(GO) run ./e2e/bench -fairlead $(BIN) $(BENCHFLAGS)
+$(BENCH): build
+	@mkdir -p $(RESULTS)
+	$(GO) build -o $(BENCH) ./e2e/bench
 
-bench-ipvs: build ## the same in the mode ipvs, on a kernel that has it (root; an hour)
-	$(GO) run ./e2e/bench -fairlead $(BIN) -mode ipvs $(BENCHFLAGS)
+bench: $(BENCH) ## against kube-proxy of the same Kubernetes version in all its modes, in one run (root; half an hour; BENCHFLAGS=-full: hours)
+	$(BENCH) -fairlead $(BIN) -mode suite -o $(RESULTS)/suite.json $(BENCHFLAGS)
+
+bench-real: $(BENCH) ## some of it with etcd and kube-apiserver, to see that the replay of bench flatters nobody (root; 5 minutes)
+	$(BENCH) -fairlead $(BIN) -mode suite -only V1 -variants legacy,nft -o $(RESULTS)/real.json $(BENCHFLAGS)
+
+bench-ipvs: $(BENCH) ## the same in the mode ipvs, on a kernel that has it (root; an hour)
+	$(BENCH) -fairlead $(BIN) -mode ipvs -o $(RESULTS)/ipvs.json $(BENCHFLAGS)
+
+bench-report: $(BENCH) ## docs/performance.md and its plots, from what these three have written; FILES= names others
+	$(BENCH) report $(or $(FILES),$(wildcard $(RESULTS)/*.json))
 
 bench-userspace: build ## the data path of the mode userspace, against HAProxy and the mode iptables (root; 6 minutes)
 	$(GO) run ./e2e/bench -fairlead $(BIN) -mode userspace $(BENCHFLAGS)
@@ -81,4 +93,4 @@ fuzz: ## a minute of each fuzz target
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind lab test golden bench bench-ipvs bench-userspace bench-l7 soak image chart fuzz
+.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind lab test golden $(BENCH) bench bench-real bench-ipvs bench-report bench-userspace bench-l7 soak image chart fuzz

@@ -88,7 +88,9 @@ func (t *trial) coldOutcome(ctx context.Context, pods, node, kernel arrival, use
 }
 
 func (t *trial) coldWatcher() watcher {
-	w := watcher{every: t.options.mode.pace().coldTick, patience: probePatient, timeout: t.options.coldTimeout}
+	w := watcher{
+		every: t.options.mode.pace().coldTick, patience: probePatient, timeout: t.options.coldTimeout, through: t.variant == userspace,
+	}
 	for k := range coldSamples {
 		w.targets = append(w.targets, vip(k*(t.spec.Services-1)/(coldSamples-1)))
 	}
@@ -185,7 +187,7 @@ func (t *trial) rest(ctx context.Context, limit time.Duration) error {
 func (t *trial) answers(ctx context.Context, service int, begun time.Time, timeout time.Duration) (time.Duration, error) {
 	w := watcher{
 		targets: []netip.AddrPort{vip(service)}, every: t.options.mode.pace().flipTick,
-		patience: probePatient, timeout: timeout,
+		patience: probePatient, timeout: timeout, through: t.variant == userspace,
 	}
 	at, err := w.run(ctx, t.network.pod.NS)
 	switch {

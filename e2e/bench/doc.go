@@ -4,7 +4,9 @@
 // one shape of network, taking turns: A, B, A, B. Run it as root from the source
 // tree:
 //
-//	go run ./e2e/bench -n 200 -variants legacy -quick
+//	go run ./e2e/bench -mode suite -o suite.json       # everything below, half an hour
+//	go run ./e2e/bench report suite.json               # docs/performance.md
+//	go run ./e2e/bench -n 200 -variants legacy -quick  # one table, a minute
 //
 // Both proxies run unmodified against a replay API server inside this process,
 // which knows when it sent each event. Each has a network of its own:
@@ -29,6 +31,26 @@
 //     that had been read before;
 //   - connect() to a Service and to what is no Service, with the proxies stopped
 //     and their rules left behind, in blocks that take turns among the proxies.
+//
+// With -mode suite every proxy goes through that, and more, in every way it has to put
+// Services in force on this kernel: iptables legacy and nft, kube-proxy's nftables mode
+// and fairlead's userspace mode. The scenarios, by the names that -only takes:
+//
+//	C1 cold start              C2 restart                C3 one endpoint changes
+//	C4 churn at several rates, and the backlog afterwards
+//	C5 a rolling update of a Service of 250, 1,000 and 5,000 endpoints
+//	C6 Services, and a namespace of them, are added and deleted
+//	C7 the API server drops all watches and has forgotten the past; the node's zone changes
+//	I1 nothing happens         M1 memory
+//	D1 connect()               D2 a connection for each request    D3 requests on kept ones
+//	D6 connect() to a Service of 1 to 5,000 endpoints
+//	D7 who is connected to while endpoints change
+//	V1 C1, C3 and C4 with etcd and kube-apiserver; only when asked for
+//
+// Of the numbers of Services the first and 1,000 go through all of it, the others through
+// what a curve needs; -full changes that. What others on the machine use is taken in each
+// phase, and a phase in which they used too much is done again. The file of -o is written
+// after every trial, so a run may be cut short; "bench report" pools files.
 //
 // With -mode ipvs both proxies are in that mode, and these are measured as well
 // or instead:
@@ -79,7 +101,11 @@
 // replay.go serves them; network.go is the picture above; proxy.go starts a
 // proxy, meter.go, cgroup.go and procfs.go watch what it costs; probe.go and
 // connect.go are the clients; measure.go is the order of events in a trial;
-// result.go and report.go are what comes out. For IPVS there are coldipvs.go,
+// result.go and report.go are what comes out. Of the suite, suite.go and suiteplan.go say
+// what is done in which order, suiteworld.go and store.go what there is and what becomes of
+// it, suitephases.go, suitestream.go, suitefleet.go, suiterestart.go and suitedata.go are the
+// scenarios, suitereal.go is the real API server, and suitereport.go, targets.go, plot.go,
+// document.go and performance.md.tmpl make the report. For IPVS there are coldipvs.go,
 // restart.go, contents.go, tap.go and spy.go, which look at the kernel, and
 // reportipvs.go; guest.go runs all of it on another kernel. For userspace there are
 // arena.go, rivals.go, datapath.go and reportuserspace.go, and soak.go, soakload.go and

@@ -32,7 +32,7 @@ func (t *trial) startIPVS(ctx context.Context) error {
 	if err := t.network.restoreSets(ctx, t.subject.help(t.spec)); err != nil {
 		return err
 	}
-	if t.run, err = t.subject.start(ctx, t.network, t.options.mode, t.variant, t.shim); err != nil {
+	if t.run, err = t.start(ctx, t.shim); err != nil {
 		return err
 	}
 	return t.reachable(ctx)

@@ -30,7 +30,7 @@ func (o *l7Options) defineL7(flags *flag.FlagSet) {
 	flags.StringVar(&o.nginx, "nginx", "nginx", "name or path of nginx, for -mode l7")
 	flags.StringVar(&o.wrk, "wrk", "wrk", "name or path of wrk, which makes the load of -mode l7")
 	flags.IntVar(&o.routes, "routes", 10_000, "hosts in the scenario with many, with -mode l7")
-	flags.StringVar(&o.only, "only", "", "with -mode l7, the scenarios to run: "+strings.Join(l7Keys(), ", ")+"; empty means all")
+	flags.StringVar(&o.only, "only", "", "scenarios to run: with -mode l7 of "+strings.Join(l7Keys(), ", ")+", with -mode suite of "+strings.Join(sceneNames(), ", ")+"; empty means all")
 	flags.BoolVar(&o.accessLog, "access-log", true, "with -mode l7, every proxy logs every request")
 	flags.BoolVar(&o.std, "std", false, "with -mode l7, fairlead with --http-engine=std as one more proxy")
 	flags.StringVar(&o.profile, "profile", "", "with -mode l7, folder for a CPU profile of fairlead in each scenario; the figures of that run count for nothing")

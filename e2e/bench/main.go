@@ -45,12 +45,13 @@ type options struct {
 	output      string // of JSON; empty: none
 	userspaceOptions
 	l7Options
+	suiteOptions
 }
 
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs; or userspace or l7, see there")
+	chosen := flags.String("mode", string(modeIptables), "mode of the proxies: iptables or ipvs; or suite, userspace or l7, see there")
 	services := flags.String("n", "1000,2000,10000", "numbers of Services")
 	variants := flags.String("variants", "legacy,nft", "kinds of iptables")
 	proxies := flags.String("proxies", "kube-proxy,fairlead", "what to measure, also kube-proxy-100ms, in the order of their turns")
@@ -94,6 +95,7 @@ func (o *options) define(flags *flag.FlagSet) {
 	flags.StringVar(&o.output, "o", "", "file to write everything to, as JSON")
 	o.defineUserspace(flags)
 	o.defineL7(flags)
+	o.defineSuite(flags)
 }
 
 func (o options) validate() error {
@@ -104,8 +106,8 @@ func (o options) validate() error {
 		}
 	}
 	for _, v := range o.variants {
-		if v != legacy && v != nft {
-			errs = append(errs, fmt.Errorf("-variants: %q is neither legacy nor nft", v))
+		if !v.usesIptables() && (o.mode != modeSuite || v != nftables && v != userspace) {
+			errs = append(errs, fmt.Errorf("-variants: %q is neither legacy nor nft, nor, in the suite, nftables or userspace", v))
 		}
 	}
 	if o.rounds < 1 || o.flips < 1 || o.rate < 1 || o.connects < 1 {
@@ -114,10 +116,17 @@ func (o options) validate() error {
 	if o.endpoints < 1 || o.endpoints > maxEndpoints {
 		errs = append(errs, fmt.Errorf("-endpoints: %d is not between 1 and %d", o.endpoints, maxEndpoints))
 	}
-	return errors.Join(append(errs, o.validateMode(), o.validateKernel(), o.validateUserspace(), o.validateL7())...)
+	return errors.Join(append(errs, o.validateMode(), o.validateKernel(), o.validateUserspace(), o.validateL7(), o.validateSuite())...)
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "report" {
+		if err := document(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	o, err := parseFlags(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -142,6 +151,9 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	}
 	if o.mode == modeL7 {
 		return runL7(ctx, o, log)
+	}
+	if o.mode == modeSuite {
+		return runSuite(ctx, o, log)
 	}
 	k, err := o.elsewhere(ctx)
 	if err != nil {

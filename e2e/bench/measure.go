@@ -37,6 +37,7 @@ type trial struct {
 	variant variant
 	log     *slog.Logger
 	shim    string // folder to put first in PATH
+	real    bool   // behind a real API server
 	network *network
 	run     *running
 	out     *outcome
@@ -115,6 +116,8 @@ func (t *trial) coldStart(ctx context.Context) error {
 		return err
 	}
 	if i := slices.IndexFunc(answered, time.Time.IsZero); i >= 0 {
+		t.out.atLeast(coldAll, time.Since(t.run.started).Seconds())
+		t.out.atLeast(coldCPU, used.Seconds())
 		return fmt.Errorf("%s did not answer; the proxy was given %v, and used %.1f s of CPU",
 			w.targets[i], time.Since(t.run.started).Round(10*time.Millisecond), used.Seconds())
 	}
@@ -201,6 +204,7 @@ func (t *trial) flip(ctx context.Context, k int) (time.Duration, error) {
 	i := t.spec.probe(k)
 	w := watcher{
 		targets: []netip.AddrPort{vip(i)}, every: t.options.mode.pace().flipTick, patience: probePatient, timeout: t.options.flipTimeout,
+		through: t.variant == userspace,
 	}
 	var answered []time.Time
 	var probing error
@@ -229,7 +233,7 @@ func (t *trial) sendFlip(ctx context.Context, i, k int) (time.Time, error) {
 	if err := sleep(ctx, flipLead); err != nil { // until the probes are on their way
 		return time.Time{}, err
 	}
-	change, err := t.network.replay.store.moveEndpoint(i, 0, t.spec.spare(k))
+	change, err := t.network.moveEndpoint(ctx, i, 0, t.spec.spare(k))
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -392,17 +396,35 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // newTrial starts a proxy in a new network.
 func newTrial(ctx context.Context, t trial) (*trial, error) {
-	n, err := newNetwork(t.spec, t.log)
+	shown := t.spec
+	if t.real {
+		shown = spec{Services: 1, Endpoints: 1} // nobody looks at the replay
+	}
+	n, err := newNetwork(shown, t.log)
 	if err != nil {
 		return nil, err
 	}
+	if t.real {
+		if err := n.withAPI(ctx, t.spec); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	}
 	t.network = n
 	t.random = rand.New(rand.NewPCG(uint64(t.out.Round), 1))
-	t.run, err = t.subject.start(ctx, n, t.options.mode, t.variant, t.shim)
+	t.run, err = t.start(ctx, t.shim)
 	if err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	return &t, nil
+}
+
+// start starts the proxy once more.
+func (t *trial) start(ctx context.Context, shim string) (*running, error) {
+	m := t.options.mode
+	if m == modeSuite {
+		m = t.variant.mode()
+	}
+	return t.subject.start(ctx, t.network, m, t.variant, shim)
 }
 
 // otherTarget is a destination behind the node that is no Service.

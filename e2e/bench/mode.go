@@ -24,8 +24,14 @@ func (m mode) defaults(quick bool) map[string]string {
 	d := map[string]string{}
 	if m == modeIPVS {
 		d = map[string]string{
-			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "0s",
+			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "15s",
 			"cold-timeout": "15m", "flip-timeout": "4m",
+		}
+	}
+	if m == modeSuite {
+		d = map[string]string{
+			"n": "10000,1000,100,5000", "variants": "legacy,nft,nftables,userspace", "flips": "6", "churn": "10s",
+			"idle": "32s", "cold-timeout": "100s", "connects": "1500",
 		}
 	}
 	if m == modeUserspace {
@@ -39,6 +45,9 @@ func (m mode) defaults(quick bool) map[string]string {
 	}
 	if quick && m == modeIPVS {
 		d["n"], d["flips"], d["churn"] = "100", "2", "0s"
+	}
+	if quick && m == modeSuite {
+		d["n"], d["flips"], d["churn"], d["idle"], d["connects"] = "100", "3", "3s", "2s", "300"
 	}
 	if quick && m == modeUserspace {
 		d["load"] = "300ms"
@@ -66,14 +75,14 @@ func (o options) validateMode() error {
 	var errs []error
 	switch o.mode {
 	case modeIptables:
-	case modeUserspace, modeL7:
+	case modeUserspace, modeL7, modeSuite:
 		return nil
 	case modeIPVS:
 		if o.churn == 0 {
 			return errors.Join(errs...)
 		}
 	default:
-		errs = append(errs, fmt.Errorf("-mode: %q is neither iptables nor ipvs, userspace or l7", o.mode))
+		errs = append(errs, fmt.Errorf("-mode: %q is none of suite, iptables, ipvs, userspace and l7", o.mode))
 	}
 	if o.churn < churnProbe {
 		errs = append(errs, fmt.Errorf("-churn must be at least %v", churnProbe))

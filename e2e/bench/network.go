@@ -14,7 +14,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
+	"github.com/fairlead-project/fairlead/e2e/bench/load"
 	"github.com/fairlead-project/fairlead/e2e/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,6 +32,8 @@ type network struct {
 	replay  *replay
 	dir     string // for the kubeconfig and the lock of iptables
 	accept  *acceptor
+	loads   *load.Server // nil unless the spec asks for it
+	real    *realAPI     // nil if the replay is the API server
 }
 
 // newNetwork builds it, with an API server of the given objects and without a
@@ -75,6 +79,11 @@ func (n *network) build(s spec, log *slog.Logger) (err error) {
 	}
 	if n.accept, err = newAcceptor(endpoints); err != nil {
 		return err
+	}
+	if s.Loads {
+		if n.loads, err = serveLoads(n.cluster.Router); err != nil {
+			return err
+		}
 	}
 	if n.replay, err = newReplay(s, log); err != nil {
 		return err
@@ -126,8 +135,14 @@ func (n *network) close() error {
 	if n.replay != nil {
 		errs = append(errs, n.replay.close())
 	}
+	if n.real != nil {
+		errs = append(errs, n.real.close())
+	}
 	if n.accept != nil {
 		errs = append(errs, n.accept.close())
+	}
+	if n.loads != nil {
+		errs = append(errs, n.loads.Close())
 	}
 	errs = append(errs, n.cluster.Close())
 	if n.dir != "" {
@@ -146,6 +161,9 @@ func (n *network) rules(ctx context.Context, v variant) (string, error) {
 type acceptor struct {
 	fd   int
 	done sync.WaitGroup
+	// arrived is told of every connection, and at which address it arrived; nil if
+	// nobody wants to know.
+	arrived atomic.Pointer[func(at netip.Addr)]
 }
 
 // newAcceptor takes over a listener.
@@ -174,10 +192,26 @@ func (a *acceptor) run() {
 		fd, _, err := unix.Accept4(a.fd, unix.SOCK_CLOEXEC)
 		switch {
 		case err == nil:
+			a.report(fd)
 			unix.Close(fd)
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 		default:
 			return // shut down by close
+		}
+	}
+}
+
+func (a *acceptor) report(fd int) {
+	tell := a.arrived.Load()
+	if tell == nil {
+		return
+	}
+	if local, err := unix.Getsockname(fd); err == nil {
+		switch sa := local.(type) {
+		case *unix.SockaddrInet4:
+			(*tell)(netip.AddrFrom4(sa.Addr))
+		case *unix.SockaddrInet6:
+			(*tell)(netip.AddrFrom16(sa.Addr).Unmap())
 		}
 	}
 }

@@ -25,6 +25,7 @@ const (
 	endpointNodes = 254 // 10.244.2.0/24 to 10.244.255.0/24
 	maxServices   = 60_000
 	maxEndpoints  = 1000 // an EndpointSlice takes no more
+	perSlice      = 100  // endpoints that the controller puts into one
 )
 
 // object is what the API server keeps.
@@ -40,9 +41,20 @@ type spec struct {
 	Services  int // without the probes
 	Probes    int
 	Endpoints int // of each Service
+	// Large has the numbers of endpoints of further Services, which come after the
+	// probes, and whose endpoints are in as many EndpointSlices as it takes.
+	Large []int
+	// Loads says that there is one more Service, for package load.
+	Loads bool
 }
 
 func (s spec) total() int { return s.Services + s.Probes }
+
+// large returns the number of the k-th large Service.
+func (s spec) large(k int) int { return s.total() + k }
+
+// beyond is the number of the first Service that there is not.
+func (s spec) beyond() int { return s.total() + len(s.Large) + 1 }
 
 // probe returns the number of the k-th probe Service.
 func (s spec) probe(k int) int { return s.Services + k }
@@ -77,7 +89,11 @@ func deadAddr(k int) netip.Addr {
 // spare is the k-th live address that no Service has at the start, as long as
 // the addresses last.
 func (s spec) spare(k int) netip.Addr {
-	return liveAddr(s.Services*s.Endpoints + k)
+	used := s.Services * s.Endpoints
+	for _, n := range s.Large {
+		used += n
+	}
+	return liveAddr(used + k)
 }
 
 // objects makes everything the API server has at the start.
@@ -94,8 +110,33 @@ func (s spec) objects() []object {
 		}
 		list = append(list, service(i), slice(i, addrs))
 	}
+	used := s.Services * s.Endpoints
+	for k, n := range s.Large {
+		list = append(list, service(s.large(k)))
+		for first := 0; first < n; first += perSlice {
+			var addrs []netip.Addr
+			for j := first; j < min(n, first+perSlice); j++ {
+				addrs = append(addrs, liveAddr(used+j))
+			}
+			list = append(list, part(s.large(k), first/perSlice, addrs))
+		}
+		used += n
+	}
+	if s.Loads {
+		list = append(list, loadObjects(s.beyond()-1)...)
+	}
 	return list
 }
+
+// part is the k-th EndpointSlice of the large Service i.
+func part(i, k int, addrs []netip.Addr) *discoveryv1.EndpointSlice {
+	s := slice(i, addrs)
+	s.Name = partName(i, k)
+	s.UID = uid(uint16(16+k), i)
+	return s
+}
+
+func partName(i, k int) string { return fmt.Sprintf("%s-p%04d", nameOf(i), k) }
 
 // created is when all objects were: a constant, so that runs are alike.
 func created() metav1.Time {

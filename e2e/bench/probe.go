@@ -22,6 +22,9 @@ type watcher struct {
 	every    time.Duration // between two attempts at one target
 	patience time.Duration // for one attempt
 	timeout  time.Duration // for all targets
+	// through asks for more than a connection: that an endpoint has ended it. A proxy
+	// in between accepts connections whether there is an endpoint or not.
+	through bool
 }
 
 // attempt is a connection that is being opened.
@@ -112,7 +115,7 @@ func (w watcher) harvest(pending []attempt, until time.Time, answered []time.Tim
 		now := time.Now()
 		fds := make([]unix.PollFd, len(pending))
 		for i, a := range pending {
-			fds[i] = unix.PollFd{Fd: int32(a.fd), Events: unix.POLLOUT}
+			fds[i] = unix.PollFd{Fd: int32(a.fd), Events: w.events()}
 		}
 		wait := unix.NsecToTimespec(int64(max(0, until.Sub(now))))
 		ready, err := unix.Ppoll(fds, &wait, nil)
@@ -123,7 +126,7 @@ func (w watcher) harvest(pending []attempt, until time.Time, answered []time.Tim
 		kept := pending[:0]
 		for i, a := range pending {
 			done := ready > 0 && fds[i].Revents != 0
-			if done && answered[a.target].IsZero() && succeeded(a.fd) {
+			if done && answered[a.target].IsZero() && w.succeeded(a.fd) {
 				answered[a.target] = now
 			}
 			if done || now.Sub(a.begun) > w.patience {
@@ -139,7 +142,18 @@ func (w watcher) harvest(pending []attempt, until time.Time, answered []time.Tim
 	}
 }
 
-func succeeded(fd int) bool {
+func (w watcher) events() int16 {
+	if w.through {
+		return unix.POLLIN
+	}
+	return unix.POLLOUT
+}
+
+func (w watcher) succeeded(fd int) bool {
 	value, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	return err == nil && value == 0
+	if err != nil || value != 0 || !w.through {
+		return err == nil && value == 0
+	}
+	n, err := unix.Read(fd, make([]byte, 1))
+	return n == 0 && err == nil
 }

@@ -24,6 +24,23 @@ const (
 	nft    variant = "nft"
 )
 
+// What stands for a variant in the suite, where a proxy needs neither.
+const (
+	nftables  variant = "nftables"  // kube-proxy's mode of that name
+	userspace variant = "userspace" // fairlead's
+)
+
+// usesIptables says that it is a kind of iptables.
+func (v variant) usesIptables() bool { return v == legacy || v == nft }
+
+// mode is what a proxy is told in the suite.
+func (v variant) mode() mode {
+	if v.usesIptables() {
+		return modeIptables
+	}
+	return mode(v)
+}
+
 // multi is the program behind all of a variant's names.
 func (v variant) multi() string { return "xtables-" + string(v) + "-multi" }
 
@@ -96,7 +113,11 @@ func kubeProxy(path, name string, extra ...string) subject {
 
 func fairlead(path string) subject {
 	return subject{name: fairleadName, path: path, args: func(kubeconfig string, m mode, v variant) []string {
-		return append(commonArgs(kubeconfig, m), "--iptables-variant="+string(v))
+		args := commonArgs(kubeconfig, m)
+		if v.usesIptables() {
+			args = append(args, "--iptables-variant="+string(v))
+		}
+		return args
 	}}
 }
 
@@ -129,7 +150,7 @@ func subjects(ctx context.Context, o options, dir string) ([]subject, error) {
 				list = append(list, kubeProxy(path, kubeProxyName))
 			} else {
 				list = append(list, kubeProxy(path, kubeProxyTunedName,
-					"--iptables-min-sync-period=100ms", "--ipvs-min-sync-period=100ms"))
+					"--iptables-min-sync-period=100ms", "--ipvs-min-sync-period=100ms", "--nftables-min-sync-period=100ms"))
 			}
 		case "fairlead":
 			path, err := filepath.Abs(o.fairlead)

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -37,6 +38,11 @@ type replay struct {
 	server *http.Server
 	cancel context.CancelFunc // ends watches
 	served sync.WaitGroup
+
+	mu      sync.Mutex
+	dropped chan struct{} // closed to end the watches that there are
+
+	wholes atomic.Int64 // how often all of a resource was sent
 }
 
 // newReplay makes a server of the objects of a spec. Close it after serve.
@@ -45,7 +51,7 @@ func newReplay(s spec, log *slog.Logger) (*replay, error) {
 	if err != nil {
 		return nil, err
 	}
-	rp := &replay{store: newStore(s.objects()), codecs: codecs, log: log}
+	rp := &replay{store: newStore(s.objects()), codecs: codecs, log: log, dropped: make(chan struct{})}
 	// A real API server has its objects encoded too, in etcd and in its cache.
 	for _, t := range rp.store.tables {
 		for _, r := range t.rows {
@@ -78,6 +84,22 @@ func (rp *replay) serve(l net.Listener) error {
 		}
 	})
 	return nil
+}
+
+// disconnect ends all watches, and forgets what a client would need in order to
+// take one up where it ended: everybody has to read everything again.
+func (rp *replay) disconnect() {
+	rp.store.compact()
+	rp.mu.Lock()
+	defer rp.mu.Unlock()
+	close(rp.dropped)
+	rp.dropped = make(chan struct{})
+}
+
+func (rp *replay) drop() <-chan struct{} {
+	rp.mu.Lock()
+	defer rp.mu.Unlock()
+	return rp.dropped
 }
 
 func (rp *replay) close() error {
@@ -232,6 +254,7 @@ func (rp *replay) serveGet(w http.ResponseWriter, a answer) error {
 // API server does for resourceVersion=0.
 func (rp *replay) serveList(w http.ResponseWriter, a answer) error {
 	rows, number := rp.store.list(a.gvr)
+	rp.wholes.Add(1)
 	kind := a.kind.GroupVersion().WithKind(a.kind.Kind + "List")
 	list, err := scheme.Scheme.New(kind)
 	if err != nil {
@@ -275,7 +298,7 @@ func (rp *replay) serveWatch(w http.ResponseWriter, r *http.Request, a answer) e
 	case err != nil && a.options.ResourceVersion != "":
 		rp.fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, "resourceVersion: "+err.Error())
 		return nil
-	case !fresh && number < rp.store.first:
+	case !fresh && number < rp.store.oldest():
 		rp.fail(w, http.StatusGone, metav1.StatusReasonExpired, "too old resource version")
 		return nil
 	}
@@ -293,6 +316,7 @@ func (rp *replay) serveWatch(w http.ResponseWriter, r *http.Request, a answer) e
 // sendInitial writes the present state and returns the number it is current at.
 func (rp *replay) sendInitial(w eventWriter, a answer, bookmark bool) (int64, error) {
 	rows, number := rp.store.list(a.gvr)
+	rp.wholes.Add(1)
 	for _, r := range rows {
 		if !a.matches(r.object) {
 			continue
@@ -326,6 +350,7 @@ func (rp *replay) sendInitial(w eventWriter, a answer, bookmark bool) (int64, er
 func (rp *replay) follow(ctx context.Context, w http.ResponseWriter, a answer, number int64) error {
 	flush := http.NewResponseController(w)
 	events := a.codec.newEventWriter(w)
+	dropped := rp.drop()
 	for {
 		if err := flush.Flush(); err != nil {
 			return err
@@ -336,6 +361,8 @@ func (rp *replay) follow(ctx context.Context, w http.ResponseWriter, a answer, n
 			case <-changed:
 				continue
 			case <-ctx.Done():
+				return nil
+			case <-dropped:
 				return nil
 			}
 		}

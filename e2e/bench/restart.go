@@ -38,11 +38,11 @@ func (t *trial) restartChanged(ctx context.Context) error {
 	}
 	k := t.nextFlip()
 	i := t.spec.probe(k)
-	if _, err := t.network.replay.store.moveEndpoint(i, 0, t.spec.spare(k)); err != nil {
+	if _, err := t.network.moveEndpoint(ctx, i, 0, t.spec.spare(k)); err != nil {
 		return err
 	}
 	var err error
-	if t.run, err = t.subject.start(ctx, t.network, t.options.mode, t.variant, t.shim); err != nil {
+	if t.run, err = t.start(ctx, t.shim); err != nil {
 		return err
 	}
 	took, err := t.answers(ctx, i, t.run.started, t.options.coldTimeout)
@@ -146,7 +146,7 @@ func (t *trial) watched(ctx context.Context, shim string, before lines) (seen wr
 // observe starts the proxy and waits until it has been at rest, and for as long
 // as it takes both proxies to look after their rules by themselves.
 func (t *trial) observe(ctx context.Context, shim string) (err error) {
-	if t.run, err = t.subject.start(ctx, t.network, t.options.mode, t.variant, shim); err != nil {
+	if t.run, err = t.start(ctx, shim); err != nil {
 		return err
 	}
 	if err := sleep(ctx, t.options.idle); err != nil {

@@ -60,15 +60,35 @@ const noProxy = "no proxy"
 
 // outcome is what one proxy did in one round.
 type outcome struct {
-	Proxy    string  `json:"proxy"`
-	Variant  variant `json:"variant"`
-	Services int     `json:"services"`
-	Round    int     `json:"round"`
+	World     string  `json:"world,omitempty"` // of the suite
+	Proxy     string  `json:"proxy"`
+	Variant   variant `json:"variant"`
+	Services  int     `json:"services"`
+	Endpoints int     `json:"endpoints,omitempty"` // of each Service; of the suite
+	Round     int     `json:"round"`
 	// Problem is why figures are missing; empty if none are.
 	Problem string               `json:"problem,omitempty"`
 	Values  map[metric][]float64 `json:"values"`
 	// AtLeast has, for what did not come to an end, how far it got.
 	AtLeast map[metric]float64 `json:"atLeast,omitempty"`
+	// Noise is the share of the machine, in per cent, that others used in each phase
+	// of the suite, and Dropped how often one was done again because of that.
+	Noise   map[string]float64 `json:"noise,omitempty"`
+	Dropped map[string]int     `json:"dropped,omitempty"`
+}
+
+func (o *outcome) noise(phase string, share float64) {
+	if o.Noise == nil {
+		o.Noise = map[string]float64{}
+	}
+	o.Noise[phase] = share
+}
+
+func (o *outcome) drop(phase string) {
+	if o.Dropped == nil {
+		o.Dropped = map[string]int{}
+	}
+	o.Dropped[phase]++
 }
 
 func (o *outcome) atLeast(m metric, value float64) {

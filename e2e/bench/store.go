@@ -62,9 +62,8 @@ type table struct {
 
 // store is all the API server has. Safe for concurrent use.
 type store struct {
-	first int64 // changes up to and including this one are not in events
-
 	mu     sync.Mutex
+	first  int64 // a watch may begin at this number, not before
 	number int64 // of the last change
 	tables map[schema.GroupVersionResource]*table
 	// changed is closed and replaced at each change.
@@ -170,18 +169,82 @@ func (s *store) moveEndpoint(i, endpointIndex int, to netip.Addr) (*revision, er
 		return nil, fmt.Errorf("move endpoint: Service %d has only %d", i, len(o.Endpoints))
 	}
 	o.Endpoints[endpointIndex] = endpoint(i, to)
+	dated(o)
+	return s.put(t, watch.Modified, o), nil
+}
+
+// dated makes o the next state of an EndpointSlice: the controller dates the change
+// of the pod that caused it, and kube-proxy reads that for a metric.
+func dated(o *discoveryv1.EndpointSlice) {
 	o.Generation++
-	// The controller dates the change of the pod that caused this one; kube-proxy
-	// reads it for a metric.
 	o.SetAnnotations(map[string]string{
 		"endpoints.kubernetes.io/last-change-trigger-time": time.Now().UTC().Format(time.RFC3339Nano),
 	})
+}
+
+// put makes an object the present state, or, if it is deleted, the last one, and
+// announces it. The caller holds mu.
+func (s *store) put(t *table, event watch.EventType, o object) *revision {
 	s.number++
 	o.SetResourceVersion(strconv.FormatInt(s.number, 10))
-	r := &revision{number: s.number, event: watch.Modified, object: o, sent: make(chan struct{})}
-	t.rows[row] = r
+	r := &revision{number: s.number, event: event, object: o, sent: make(chan struct{})}
+	name := key(o.GetNamespace(), o.GetName())
+	row, known := t.keys[name]
+	switch {
+	case event == watch.Deleted:
+		last := len(t.rows) - 1
+		t.rows[row] = t.rows[last]
+		t.keys[key(t.rows[row].object.GetNamespace(), t.rows[row].object.GetName())] = row
+		t.rows = t.rows[:last]
+		delete(t.keys, name)
+	case known:
+		t.rows[row] = r
+	default:
+		t.keys[name] = len(t.rows)
+		t.rows = append(t.rows, r)
+	}
 	t.events = append(t.events, r)
 	close(s.changed)
 	s.changed = make(chan struct{})
-	return r, nil
+	return r
+}
+
+// write adds an object, or changes it if it is there. It takes the object over.
+func (s *store) write(o object) *revision {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tableOf(o.GetObjectKind().GroupVersionKind())
+	event := watch.Added
+	if _, ok := t.keys[key(o.GetNamespace(), o.GetName())]; ok {
+		event = watch.Modified
+	}
+	return s.put(t, event, o)
+}
+
+// remove deletes an object.
+func (s *store) remove(gvr schema.GroupVersionResource, namespace, name string) (*revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tables[gvr]
+	row, ok := t.keys[key(namespace, name)]
+	if !ok {
+		return nil, fmt.Errorf("remove: there is no %s %s/%s", gvr.Resource, namespace, name)
+	}
+	return s.put(t, watch.Deleted, t.rows[row].object.DeepCopyObject().(object)), nil
+}
+
+// compact forgets all changes: a watch that does not begin with what is there now
+// is told that it comes too late.
+func (s *store) compact() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.number++ // something that is not served here has changed since
+	s.first = s.number
+}
+
+// oldest is the number below which no watch can begin.
+func (s *store) oldest() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
 }

@@ -164,6 +164,19 @@ func (w *writes) count(protocol uint16, k known, buf []byte) {
 	}
 }
 
+// announced counts the messages of a buffer that say what has changed in nftables.
+func (w *writes) announced(buf []byte) {
+	for len(buf) >= unix.SizeofNlMsghdr {
+		size := binary.NativeEndian.Uint32(buf)
+		kind := binary.NativeEndian.Uint16(buf[4:])
+		if size < unix.SizeofNlMsghdr || int(size) > len(buf) {
+			return
+		}
+		w.message(unix.NETLINK_NETFILTER, kind, known{}, buf[unix.SizeofNlMsghdr:size])
+		buf = buf[min(len(buf), int(size+3)&^3):]
+	}
+}
+
 // message counts one message if it is to write. IPVS's timeouts are settings, as
 // sysctls are, and the connection tracker's entries are no rules.
 func (w *writes) message(protocol, kind uint16, k known, body []byte) {
