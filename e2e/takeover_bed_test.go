@@ -53,7 +53,8 @@ func (a actor) cuts(next actor) bool {
 // A stage is a world whose node is served by one actor after the other, under load.
 type stage struct {
 	*bed
-	kubeProxy string // path
+	kubeProxy string   // path
+	gates     []string // flags for feature gates of this kube-proxy
 	shims     map[string]string
 
 	now      actor
@@ -62,15 +63,20 @@ type stage struct {
 	rows     []string
 }
 
-// newStage builds the world and opens the load; nobody serves yet.
+// newStage builds the world with kube-proxy of the release that is pinned; nobody serves yet.
 func newStage(t *testing.T, variant string) *stage {
 	t.Helper()
-	b := newBed(t, variant)
 	path, err := controlplane.KubeProxy(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{bed: b, kubeProxy: path, shims: make(map[string]string)}
+	return newStageWith(t, variant, path)
+}
+
+func newStageWith(t *testing.T, variant, kubeProxy string, gates ...string) *stage {
+	t.Helper()
+	b := newBed(t, variant)
+	s := &stage{bed: b, kubeProxy: kubeProxy, gates: gates, shims: make(map[string]string)}
 	b.src = newAPI(t, b.World)
 	b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4))
 	b.serve(t, netns.UDP, 8080, pod(2), pod(3))
@@ -138,7 +144,7 @@ func (s *stage) enter(t *testing.T, a actor) {
 func (s *stage) startKubeProxy(t *testing.T, a actor) {
 	t.Helper()
 	prog := world.Program{Path: s.kubeProxy, Mode: world.IPVSDevice, Env: []string{"PATH=" + s.shim(t, a.variant) + ":" + os.Getenv("PATH")}}
-	p, err := s.Start(context.Background(), prog, slices.Concat(s.src.Args(), []string{
+	p, err := s.Start(context.Background(), prog, slices.Concat(s.src.Args(), s.gates, []string{
 		"--proxy-mode=" + a.kube, "--hostname-override=n1", "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48", "--v=2",
 		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
 		"--conntrack-max-per-core=0", "--conntrack-min=0",

@@ -1,0 +1,96 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-project/fairlead/e2e/controlplane"
+	"github.com/fairlead-project/fairlead/e2e/world"
+)
+
+// versionsEnv names the releases of Kubernetes whose programs the tests below run, such as
+// "1.28.15 1.35.4". They cost minutes each: without it they are skipped, and make
+// e2e-versions sets it.
+const versionsEnv = "FAIRLEAD_E2E_VERSIONS"
+
+func olderReleases() []string { return strings.Fields(os.Getenv(versionsEnv)) }
+
+// eachRelease runs a test with kube-proxy of one release after the other.
+func eachRelease(t *testing.T, variant string, test func(t *testing.T, s *stage, minor int)) {
+	t.Helper()
+	if len(olderReleases()) == 0 {
+		t.Skipf("%s is empty: make e2e-versions runs this", versionsEnv)
+	}
+	for _, v := range olderReleases() {
+		t.Run(v, func(t *testing.T) {
+			minor, err := strconv.Atoi(strings.Split(v+".", ".")[1])
+			if err != nil {
+				t.Fatalf("%s: %q is no release, such as 1.28.15", versionsEnv, v)
+			}
+			path, err := controlplane.Release(t.Context(), v, "kube-proxy")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.CommandContext(t.Context(), path, "--version").Output(); err != nil || string(out) != "Kubernetes v"+v+"\n" {
+				t.Fatalf("%s --version: got %q, %v", path, out, err)
+			}
+			s := newStageWith(t, variant, path, nftablesGate(minor)...)
+			test(t, s, minor)
+		})
+	}
+}
+
+// The mode nftables came with 1.29, and was on by default from 1.31 on.
+const (
+	nftablesAlpha = 29
+	nftablesBeta  = 31
+)
+
+func nftablesGate(minor int) []string {
+	if minor < nftablesAlpha || minor >= nftablesBeta {
+		return nil
+	}
+	return []string{"--feature-gates=NFTablesProxyMode=true"}
+}
+
+// TestVersionsTakeover is [TestTakeover] with kube-proxy of older releases.
+func TestVersionsTakeover(t *testing.T) {
+	eachRelease(t, "nft", func(t *testing.T, s *stage, minor int) {
+		iptables, userspace := actor{mode: world.IPTables, variant: "nft"}, actor{mode: world.Userspace, variant: "nft"}
+		actors := []actor{
+			{kube: "iptables", variant: "nft"}, iptables,
+			{kube: "iptables", variant: "legacy"}, iptables,
+			{kube: "iptables", variant: "nft"}, userspace,
+			{kube: "iptables", variant: "legacy"}, userspace,
+		}
+		if minor >= nftablesAlpha {
+			actors = append(actors,
+				actor{kube: "nftables", variant: "nft"}, iptables,
+				actor{kube: "nftables", variant: "nft"}, userspace,
+			)
+		}
+		s.walk(t, 40*time.Millisecond, actors)
+	})
+}
+
+// TestIPVSVersionsTakeover is the same where the kernel has IPVS.
+func TestIPVSVersionsTakeover(t *testing.T) {
+	requireIPVS(t)
+	v := ipvsVariants(t)[0]
+	kube := func(mode string) actor { return actor{kube: mode, variant: v} }
+	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: v} }
+	eachRelease(t, v, func(t *testing.T, s *stage, _ int) {
+		s.walk(t, 500*time.Millisecond, []actor{
+			kube("ipvs"), fairlead(world.IPVS),
+			kube("ipvs"), fairlead(world.IPTables),
+			kube("iptables"), fairlead(world.IPVS),
+			kube("ipvs"), fairlead(world.Userspace),
+		})
+	})
+}
