@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,27 +20,40 @@ const versionsEnv = "FAIRLEAD_E2E_VERSIONS"
 
 func olderReleases() []string { return strings.Fields(os.Getenv(versionsEnv)) }
 
+// requireReleases skips the test if no releases are asked for.
+func requireReleases(t *testing.T) []string {
+	t.Helper()
+	list := olderReleases()
+	if len(list) == 0 {
+		t.Skipf("%s is empty: make e2e-versions runs this", versionsEnv)
+	}
+	return list
+}
+
+// minorOf returns 28 for 1.28.15.
+func minorOf(t *testing.T, release string) int {
+	t.Helper()
+	minor, err := strconv.Atoi(strings.Split(release+".", ".")[1])
+	if err != nil {
+		t.Fatalf("%s: %q is no release, such as 1.28.15", versionsEnv, release)
+	}
+	return minor
+}
+
 // eachRelease runs a test with kube-proxy of one release after the other.
 func eachRelease(t *testing.T, variant string, test func(t *testing.T, s *stage, minor int)) {
 	t.Helper()
-	if len(olderReleases()) == 0 {
-		t.Skipf("%s is empty: make e2e-versions runs this", versionsEnv)
-	}
-	for _, v := range olderReleases() {
+	for _, v := range requireReleases(t) {
 		t.Run(v, func(t *testing.T) {
-			minor, err := strconv.Atoi(strings.Split(v+".", ".")[1])
-			if err != nil {
-				t.Fatalf("%s: %q is no release, such as 1.28.15", versionsEnv, v)
-			}
+			minor := minorOf(t, v)
 			path, err := controlplane.Release(t.Context(), v, "kube-proxy")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := exec.CommandContext(t.Context(), path, "--version").Output(); err != nil || string(out) != "Kubernetes v"+v+"\n" {
-				t.Fatalf("%s --version: got %q, %v", path, out, err)
+			if got, want := output(t, path, "--version"), "Kubernetes v"+v+"\n"; got != want {
+				t.Fatalf("%s --version: got %q, want %q", path, got, want)
 			}
-			s := newStageWith(t, variant, path, nftablesGate(minor)...)
-			test(t, s, minor)
+			test(t, newStageWith(t, variant, path, nftablesGate(minor)...), minor)
 		})
 	}
 }
