@@ -56,6 +56,7 @@ type stage struct {
 	kubeProxy string   // path
 	gates     []string // flags for feature gates of this kube-proxy
 	shims     map[string]string
+	more      []fixture // Services beside those of the load
 
 	now      actor
 	baseline foreignState
@@ -116,7 +117,7 @@ func (s *stage) objects() []fixture {
 	}
 	fresh := web(100+s.serial, 2+s.serial%3)
 	fresh.nodePort = 0
-	return []fixture{web(1, 2, 3, 4), lb, udp, fresh}
+	return append([]fixture{web(1, 2, 3, 4), lb, udp, fresh}, s.more...)
 }
 
 // enter starts an actor, and waits until what it was given is in force.
@@ -258,13 +259,25 @@ func (p *prober) tally(t *testing.T) tally {
 	return out
 }
 
-// more waits until n more connections were opened.
+// more waits until n more connections were opened, and until none is under way that was
+// begun before: it may be one that a step has cut, and takes seconds to give up.
 func (p *prober) more(t *testing.T, n int) {
 	t.Helper()
-	begin := p.tally(t).count
+	p.mu.Lock()
+	begin := slices.Clone(p.each)
+	p.mu.Unlock()
 	within(t, time.Minute, func() error {
-		if now := p.tally(t).count; now < begin+n {
-			return fmt.Errorf("%d connections, want %d", now-begin, n)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		now := 0
+		for i, count := range p.each {
+			if count < begin[i]+2 {
+				return fmt.Errorf("%d connections to target %d, want 2", count-begin[i], i)
+			}
+			now += count - begin[i]
+		}
+		if now < n {
+			return fmt.Errorf("%d connections, want %d", now, n)
 		}
 		return nil
 	})

@@ -53,9 +53,21 @@ func eachRelease(t *testing.T, variant string, test func(t *testing.T, s *stage,
 			if got, want := output(t, path, "--version"), "Kubernetes v"+v+"\n"; got != want {
 				t.Fatalf("%s --version: got %q, want %q", path, got, want)
 			}
-			test(t, newStageWith(t, variant, path, nftablesGate(minor)...), minor)
+			s := newStageWith(t, variant, path, nftablesGate(minor)...)
+			s.more = []fixture{varied()}
+			test(t, s, minor)
 		})
 	}
+}
+
+// varied is a Service for which kube-proxy has chains and sets that are not there for plain ones.
+func varied() fixture {
+	f := web(5, 2, 3)
+	f.lb = []string{"203.0.113.85", "2001:db8:113::85"}
+	f.external = []string{"203.0.113.86", "2001:db8:113::86"}
+	f.sources = []string{"198.51.100.0/24", "2001:db8:51::/64"}
+	f.local, f.sticky = true, true
+	return f
 }
 
 // The mode nftables came with 1.29, and was on by default from 1.31 on.
