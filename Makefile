@@ -9,6 +9,7 @@ KERNEL  ?= uml
 SOAK    ?= 10m
 BENCH    = bin/fairlead-bench
 RESULTS ?= bin/results
+VERSIONS ?= 1.28.15 1.29.6 1.30.4 1.31.0 1.32.2 1.33.13 1.34.2 1.35.4
 # A test that fails is run once more, whole, without the others: what fails then fails the target.
 AGAIN    = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test
 
@@ -47,6 +48,11 @@ lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or q
 
 e2e-kind: build ## in clusters of kind, which needs docker: docs/kind.md (KINDFLAGS='-node local' where no registry is)
 	cd e2e/kind && $(GO) run . -go $(GO) -fairlead $(abspath $(BIN)) $(KINDFLAGS)
+
+e2e-versions: build ## take over from kube-proxy of older releases, VERSIONS='1.28.15 ...', built from their modules (root; 8 minutes each the first time)
+	@.ci/deps e2e
+	FAIRLEAD_E2E_VERSIONS='$(VERSIONS)' FAIRLEAD_LAB_RUN='^TestIPVSVersions' FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) \
+	  $(GO) test ./e2e -run '^Test(IPVS)?Versions|^TestIPVSLab$$/^uml$$/^e2e$$' -v -count=1 -timeout 6h
 
 test: check unit e2e ## everything that proves it (root)
 
@@ -93,4 +99,4 @@ fuzz: ## a minute of each fuzz target
 	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime 60s || exit 1; done; done
 
-.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind lab test golden $(BENCH) bench bench-real bench-ipvs bench-report bench-userspace bench-l7 soak image chart fuzz
+.PHONY: help deps build demo demo-l7 check unit e2e e2e-kind e2e-versions lab test golden $(BENCH) bench bench-real bench-ipvs bench-report bench-userspace bench-l7 soak image chart fuzz

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -23,20 +22,8 @@ import (
 func TestDeployLowPort(t *testing.T) {
 	t.Parallel()
 	built := requireWorld(t)
-	dir := t.TempDir()
+	dir := readable(t, map[string]string{"fairlead": built})
 	program := filepath.Join(dir, "fairlead")
-	data, err := os.ReadFile(built)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(program, data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range []string{dir, filepath.Dir(dir)} { // which are for their owner only
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	if err := unix.Setxattr(program, "security.capability", permitted(unix.CAP_NET_BIND_SERVICE), 0); err != nil {
 		t.Fatalf("setcap: %v", err)
 	}

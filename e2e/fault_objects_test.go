@@ -25,7 +25,9 @@ type fixture struct {
 	external  []string
 	lb        []string
 	endpoints []endpoint
-	local     bool // externalTrafficPolicy: Local
+	local     bool     // externalTrafficPolicy: Local
+	sticky    bool     // sessionAffinity: ClientIP
+	sources   []string // loadBalancerSourceRanges
 }
 
 // An endpoint is a pod, of n1 unless its address is one of n2's.
@@ -105,6 +107,10 @@ func (f *fixture) service() *corev1.Service {
 	if f.local {
 		o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	}
+	if f.sticky {
+		o.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	}
+	o.Spec.LoadBalancerSourceRanges = f.sources
 	for _, a := range f.lb {
 		o.Spec.Type = corev1.ServiceTypeLoadBalancer
 		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})

@@ -32,6 +32,7 @@ type prober struct {
 
 	mu       sync.Mutex
 	count    int
+	each     []int // of the count, by target
 	failures []string
 }
 
@@ -40,15 +41,15 @@ type prober struct {
 func (b *bed) hammer(t *testing.T, every time.Duration, targets ...target) *prober {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &prober{b: b, stop: cancel}
+	p := &prober{b: b, stop: cancel, each: make([]int, len(targets))}
 	known := make(map[*netns.NS]bool)
-	for _, x := range targets {
+	for i, x := range targets {
 		if !known[x.from] {
 			known[x.from] = true
 			p.from = append(p.from, x.from)
 			p.before = append(p.before, netstat(t, x.from, "TcpExt", "TCPSynRetrans"))
 		}
-		p.done.Go(func() { p.run(ctx, x, every) })
+		p.done.Go(func() { p.run(ctx, i, x, every) })
 	}
 	t.Cleanup(func() {
 		cancel()
@@ -57,7 +58,7 @@ func (b *bed) hammer(t *testing.T, every time.Duration, targets ...target) *prob
 	return p
 }
 
-func (p *prober) run(ctx context.Context, x target, every time.Duration) {
+func (p *prober) run(ctx context.Context, i int, x target, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -73,6 +74,7 @@ func (p *prober) run(ctx context.Context, x target, every time.Duration) {
 		r := x.from.Probe(context.Background(), netns.Request{Proto: netns.TCP, Dst: x.dst, Timeout: 30 * time.Second})
 		p.mu.Lock()
 		p.count++
+		p.each[i]++
 		if r.Class != netns.Reply || !netns.PodCIDR(1).V4.Contains(r.From.Addr.Addr()) && !netns.PodCIDR(1).V6.Contains(r.From.Addr.Addr()) {
 			p.failures = append(p.failures, fmt.Sprintf("%s %s to %v: %v", at.Format("15:04:05.000"), x.from.Name(), x.dst, r))
 		}

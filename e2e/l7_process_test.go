@@ -59,29 +59,14 @@ func (a *l7API) startL7As(t *testing.T, pod string, args []string, more ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := readable(t, map[string]string{"fairlead": built, "kubeconfig": a.config})
 	p := &l7Program{binary: filepath.Join(dir, "fairlead"), addrs: make(map[string]string)}
-	config := filepath.Join(dir, "kubeconfig")
-	for from, to := range map[string]string{built: p.binary, a.config: config} {
-		data, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(to, data, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, d := range []string{dir, filepath.Dir(dir)} { // which are for their owner only
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	args = append(append([]string{}, args...), more...)
 	for _, name := range []string{"http", "https", "healthz", "metrics", "status"} {
 		p.addrs[name] = freeAddr(t)
 		args = append(args, "--"+name+"-bind-address="+p.addrs[name])
 	}
-	args = append(args, "--kubeconfig="+config, "--hostname-override=n1", "--shutdown-grace-period=0s",
+	args = append(args, "--kubeconfig="+filepath.Join(dir, "kubeconfig"), "--hostname-override=n1", "--shutdown-grace-period=0s",
 		"--election-id="+l7Namespace+"/fairlead-l7")
 	p.cmd = exec.CommandContext(t.Context(), p.binary, args...)
 	p.cmd.Stdout, p.cmd.Stderr = io.MultiWriter(&p.log, t.Output()), io.MultiWriter(&p.log, t.Output())
@@ -100,6 +85,27 @@ func (a *l7API) startL7As(t *testing.T, pod string, args []string, more ...strin
 		}
 	})
 	return p
+}
+
+// readable copies files, by their names there, into a folder where every user may read and run them.
+func readable(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, from := range files {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{dir, filepath.Dir(dir)} { // which are for their owner only
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // freeAddr returns an address on loopback that nobody listens at.

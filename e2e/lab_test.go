@@ -114,6 +114,11 @@ func runInLab(t *testing.T, programs []labProgram) {
 	if _, err := controlplane.KubeProxy(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	for _, v := range olderReleases() {
+		if _, err := controlplane.Release(t.Context(), v, "kube-proxy"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rounds := make(chan labRound)
 	var wg sync.WaitGroup
 	for i := range 2 {

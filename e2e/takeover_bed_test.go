@@ -53,8 +53,10 @@ func (a actor) cuts(next actor) bool {
 // A stage is a world whose node is served by one actor after the other, under load.
 type stage struct {
 	*bed
-	kubeProxy string // path
+	kubeProxy string   // path
+	gates     []string // flags for feature gates of this kube-proxy
 	shims     map[string]string
+	more      []fixture // Services beside those of the load
 
 	now      actor
 	baseline foreignState
@@ -62,15 +64,20 @@ type stage struct {
 	rows     []string
 }
 
-// newStage builds the world and opens the load; nobody serves yet.
+// newStage builds the world with kube-proxy of the release that is pinned; nobody serves yet.
 func newStage(t *testing.T, variant string) *stage {
 	t.Helper()
-	b := newBed(t, variant)
 	path, err := controlplane.KubeProxy(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{bed: b, kubeProxy: path, shims: make(map[string]string)}
+	return newStageWith(t, variant, path)
+}
+
+func newStageWith(t *testing.T, variant, kubeProxy string, gates ...string) *stage {
+	t.Helper()
+	b := newBed(t, variant)
+	s := &stage{bed: b, kubeProxy: kubeProxy, gates: gates, shims: make(map[string]string)}
 	b.src = newAPI(t, b.World)
 	b.serve(t, netns.TCP, 8080, pod(2), pod(3), pod(4))
 	b.serve(t, netns.UDP, 8080, pod(2), pod(3))
@@ -110,7 +117,7 @@ func (s *stage) objects() []fixture {
 	}
 	fresh := web(100+s.serial, 2+s.serial%3)
 	fresh.nodePort = 0
-	return []fixture{web(1, 2, 3, 4), lb, udp, fresh}
+	return append([]fixture{web(1, 2, 3, 4), lb, udp, fresh}, s.more...)
 }
 
 // enter starts an actor, and waits until what it was given is in force.
@@ -138,7 +145,7 @@ func (s *stage) enter(t *testing.T, a actor) {
 func (s *stage) startKubeProxy(t *testing.T, a actor) {
 	t.Helper()
 	prog := world.Program{Path: s.kubeProxy, Mode: world.IPVSDevice, Env: []string{"PATH=" + s.shim(t, a.variant) + ":" + os.Getenv("PATH")}}
-	p, err := s.Start(context.Background(), prog, slices.Concat(s.src.Args(), []string{
+	p, err := s.Start(context.Background(), prog, slices.Concat(s.src.Args(), s.gates, []string{
 		"--proxy-mode=" + a.kube, "--hostname-override=n1", "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48", "--v=2",
 		"--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249",
 		"--conntrack-max-per-core=0", "--conntrack-min=0",
@@ -252,13 +259,25 @@ func (p *prober) tally(t *testing.T) tally {
 	return out
 }
 
-// more waits until n more connections were opened.
+// more waits until n more connections were opened, and until none is under way that was
+// begun before: it may be one that a step has cut, and takes seconds to give up.
 func (p *prober) more(t *testing.T, n int) {
 	t.Helper()
-	begin := p.tally(t).count
+	p.mu.Lock()
+	begin := slices.Clone(p.each)
+	p.mu.Unlock()
 	within(t, time.Minute, func() error {
-		if now := p.tally(t).count; now < begin+n {
-			return fmt.Errorf("%d connections, want %d", now-begin, n)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		now := 0
+		for i, count := range p.each {
+			if count < begin[i]+2 {
+				return fmt.Errorf("%d connections to target %d, want 2", count-begin[i], i)
+			}
+			now += count - begin[i]
+		}
+		if now < n {
+			return fmt.Errorf("%d connections, want %d", now, n)
 		}
 		return nil
 	})

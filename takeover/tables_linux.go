@@ -62,16 +62,25 @@ func (t Tables) Remove() (int, error) {
 	return len(tables), nil
 }
 
-// Shield excepts packets with a mark from the translations of kube-proxy's tables.
+// Shield excepts packets with a mark from what kube-proxy's tables do before a packet
+// leaves: they translate, and refuse what goes to a cluster IP and has not been
+// translated.
 func (t Tables) Shield(mark uint32) error {
 	c, tables, err := t.open()
 	if err != nil || len(tables) == 0 {
 		return err
 	}
 	for _, table := range tables {
-		for _, chain := range []string{"nat-prerouting", "nat-output"} {
+		chains, err := c.ListChainsOfTableFamily(table.Family)
+		if err != nil {
+			return fmt.Errorf("list chains of nf_tables: %w", err)
+		}
+		for _, chain := range chains {
+			if chain.Table.Name != tableName || chain.Hooknum == nil || *chain.Hooknum == *nftables.ChainHookPostrouting {
+				continue
+			}
 			c.InsertRule(&nftables.Rule{
-				Table: table, Chain: &nftables.Chain{Name: chain, Table: table},
+				Table: table, Chain: chain,
 				Exprs: []expr.Any{
 					&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
 					&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(mark), Xor: native(0)},

@@ -188,7 +188,8 @@ func importRules() []importRule {
 			reason: "test machinery does not get into the product",
 		},
 		{
-			banned: []string{module + "/service/servicetest"}, except: []string{"e2e"},
+			banned: []string{module + "/service/servicetest", module + "/l7/exchange/exchangetest", module + "/l7/ingress/ingresstest"},
+			except: []string{"e2e", "service/servicetest"},
 			reason: "test kits do not get into the product",
 		},
 		{

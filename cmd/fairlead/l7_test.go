@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/fairlead-project/fairlead/service"
-	"github.com/fairlead-project/fairlead/service/servicetest"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
 
 func TestCheckMigrate(t *testing.T) {
@@ -29,28 +29,12 @@ func TestCheckMigrate(t *testing.T) {
 	if code != 1 || errs != "" {
 		t.Errorf("exit status %d, want 1 for what is not supported; errors: %s", code, errs)
 	}
-	golden(t, "migrate.txt", out)
+	golden.File(t, filepath.Join("testdata", "migrate.txt"), out)
 	_, out, _ = invoke("check", "--migrate", "-f", file, "-o", "json", "--all")
-	golden(t, "migrate.json", out)
+	golden.File(t, filepath.Join("testdata", "migrate.json"), out)
 	var report struct{ Ingresses []any }
 	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Ingresses) != 3 {
 		t.Errorf("%d entries, %v; want all three Ingresses", len(report.Ingresses), err)
-	}
-}
-
-// golden compares an output with a file in testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if servicetest.Update() {
-		write(t, path, got)
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(got, string(want)); d != "" {
-		t.Errorf("output differs from %s (-got +want):\n%s", path, d)
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,17 +12,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
 
 // manuals is where the manual pages are.
 var manuals = filepath.Join("..", "..", "deploy", "man")
-
-// updating reports whether documents are to be rewritten: -update, which a package
-// of test tools defines.
-func updating() bool {
-	f := flag.Lookup("update")
-	return f != nil && f.Value.String() == "true"
-}
 
 // manual returns the page of c for section 8.
 func manual(t *testing.T, c *cobra.Command) string {
@@ -48,7 +42,7 @@ func TestManDocument(t *testing.T) {
 			want[strings.ReplaceAll(c.CommandPath(), " ", "-")+".8"] = manual(t, c)
 		}
 	}
-	if updating() {
+	if golden.Update() {
 		if err := os.MkdirAll(manuals, 0o755); err != nil {
 			t.Fatal(err)
 		}

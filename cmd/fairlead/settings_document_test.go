@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
 
 // TestConfigurationDocument compares the tables in docs/configuration.md with the flags. With -update it writes them.
@@ -30,13 +30,7 @@ func TestConfigurationDocument(t *testing.T) {
 		}
 		want = before + "<!-- " + name + ": " + comment + "\n" + settingsTable(rows) + "<!-- end -->" + after
 	}
-	if updating() {
-		write(t, path, want)
-		return
-	}
-	if d := cmp.Diff(string(text), want); d != "" {
-		t.Errorf("docs/configuration.md is not what the flags say; go test ./cmd/fairlead -run Document -update rewrites it (-got +want):\n%s", d)
-	}
+	golden.File(t, path, want)
 }
 
 func settingsTable(rows []setting) string {

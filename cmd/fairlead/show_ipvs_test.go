@@ -5,19 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/ipvs/kernel"
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/kube"
-	"github.com/fairlead-project/fairlead/service/servicetest"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
 
 func serverKey(p service.Protocol, addr string) kernel.ServerKey {
@@ -101,17 +98,7 @@ func TestShowIPVS(t *testing.T) {
 			if err := (command{out: &out}).showIPVS(t.Context(), shownKernel(t), c.plan, c.format); err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", c.golden)
-			if servicetest.Update() {
-				write(t, path, out.String())
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(out.String(), string(want)); d != "" {
-				t.Errorf("output differs from %s (-got +want):\n%s", path, d)
-			}
+			golden.File(t, filepath.Join("testdata", c.golden), out.String())
 			if c.format == "json" && !json.Valid(out.Bytes()) {
 				t.Error("the output is no JSON")
 			}

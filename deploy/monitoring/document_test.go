@@ -1,7 +1,6 @@
 package monitoring
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,18 +9,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/fairlead-project/fairlead/iptables"
 	"github.com/fairlead-project/fairlead/ipvs"
 	"github.com/fairlead-project/fairlead/service/control"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 	"github.com/fairlead-project/fairlead/takeover"
 	"github.com/fairlead-project/fairlead/userspace"
 )
-
-var update = flag.Bool("update", false, "rewrite docs/metrics.md")
 
 // A metric is one that the code defines.
 type metric struct {
@@ -213,20 +210,7 @@ func labels(names []string) string {
 }
 
 func TestDocument(t *testing.T) {
-	want := document()
-	path := filepath.Join("..", "..", "docs", "metrics.md")
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(got), want); d != "" {
-		t.Errorf("docs/metrics.md is not what the code says; run go test ./deploy/monitoring -run Document -update (-got +want):\n%s", d)
-	}
+	golden.File(t, filepath.Join("..", "..", "docs", "metrics.md"), document())
 }
 
 // TestUpstreamMetrics holds the list of kube-proxy's metrics against the code: what

@@ -62,9 +62,10 @@ func KubeProxy(ctx context.Context) (string, error) {
 
 // A builder turns the pins of the module e2e/tools into executables.
 type builder struct {
-	tools string   // folder of the module e2e/tools
-	dir   string   // where executables of exactly this recipe go
-	flags []string // of go build
+	tools string                      // folder of the module e2e/tools, or of another that says what to build
+	dir   string                      // where executables of exactly this recipe go
+	flags []string                    // of go build
+	make  func(context.Context) error // makes the module; nil where it is there
 }
 
 // newBuilder works out what would be built and where it would be kept. It runs
@@ -79,10 +80,10 @@ func newBuilder(ctx context.Context) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.flags, err = buildFlags(version); err != nil {
+	if b.flags, err = buildFlags(version, "readonly"); err != nil {
 		return nil, err
 	}
-	toolchain, err := b.output(ctx, "env", "GOVERSION", "GOOS", "GOARCH")
+	toolchain, err := b.toolchain(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +97,11 @@ func newBuilder(ctx context.Context) (*builder, error) {
 	}
 	b.dir = filepath.Join(root, recipe)
 	return b, nil
+}
+
+// toolchain says with what and for what is built.
+func (b *builder) toolchain(ctx context.Context) (string, error) {
+	return b.output(ctx, "env", "GOVERSION", "GOOS", "GOARCH")
 }
 
 // toolsModule finds the folder e2e/tools from the working directory upwards:
@@ -130,8 +136,9 @@ func cacheRoot() (string, error) {
 
 // buildFlags returns the flags of go build for a Kubernetes release such as
 // v1.36.3. A kube-apiserver that does not know its version reports v0.0.0 to
-// every client, and clients decide things by it.
-func buildFlags(version string) ([]string, error) {
+// every client, and clients decide things by it. mod is whether go.mod may be changed:
+// "readonly" or "mod".
+func buildFlags(version, mod string) ([]string, error) {
 	major, rest, ok := strings.Cut(strings.TrimPrefix(version, "v"), ".")
 	minor, _, ok2 := strings.Cut(rest, ".")
 	if !ok || !ok2 {
@@ -142,7 +149,7 @@ func buildFlags(version string) ([]string, error) {
 	for _, kv := range []string{"gitVersion=" + version, "gitMajor=" + major, "gitMinor=" + minor, "gitTreeState=clean"} {
 		ld = append(ld, "-X", pkg+"."+kv)
 	}
-	return []string{"-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", strings.Join(ld, " ")}, nil
+	return []string{"-mod=" + mod, "-trimpath", "-buildvcs=false", "-ldflags", strings.Join(ld, " ")}, nil
 }
 
 // hashRecipe names everything that decides what the executables are.
@@ -180,6 +187,11 @@ func (b *builder) binary(ctx context.Context, name, pkg string) (string, error) 
 	defer lock.Close()
 	if exists(path) { // built while we waited
 		return path, nil
+	}
+	if b.make != nil {
+		if err := b.make(ctx); err != nil {
+			return "", fmt.Errorf("build %s: %w", name, err)
+		}
 	}
 	part := path + ".part" // ours alone while we hold the lock
 	args := slices.Concat([]string{"build"}, b.flags, []string{"-o", part, pkg})

@@ -100,7 +100,7 @@ func TestHashRecipe(t *testing.T) {
 }
 
 func TestBuildFlagsVersion(t *testing.T) {
-	flags, err := buildFlags("v1.36.3")
+	flags, err := buildFlags("v1.36.3", "readonly")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestBuildFlagsVersion(t *testing.T) {
 			t.Errorf("linker flags do not set %s: %s", want, ld)
 		}
 	}
-	if _, err := buildFlags("latest"); err == nil {
+	if _, err := buildFlags("latest", "readonly"); err == nil {
 		t.Error("got no error for a version that is none")
 	}
 }

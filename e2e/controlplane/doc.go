@@ -30,7 +30,8 @@
 // flags and the Go version. The first build costs minutes of CPU: give the
 // first run a -timeout to match, or let it be interrupted and run it again,
 // since the go command keeps what it had compiled. Old folders are never
-// deleted; the whole cache may be removed at any time.
+// deleted; the whole cache may be removed at any time. [Release] builds programs of
+// other releases of Kubernetes, which are not pinned.
 //
 // The package is for Linux only.
 package controlplane

@@ -2,8 +2,6 @@ package annotation
 
 import (
 	"bytes"
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,9 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-project/fairlead/l7/route"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite docs/annotations.md")
 
 func TestCatalogue(t *testing.T) {
 	names, keys := map[string]bool{}, map[string]bool{}
@@ -159,19 +156,7 @@ func TestDocument(t *testing.T) {
 	if err := WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join("..", "..", "docs", "annotations.md")
-	if *update {
-		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	file, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(file), b.String()); diff != "" {
-		t.Errorf("docs/annotations.md is not what the catalogue says; run go test ./l7/annotation -run Document -update:\n%s", diff)
-	}
+	golden.File(t, filepath.Join("..", "..", "docs", "annotations.md"), b.String())
 	for _, v := range Variables() {
 		if !strings.Contains(b.String(), "$"+strings.ReplaceAll(v+"NAME`", "_NAME`", "_NAME`")) && !strings.Contains(b.String(), "$"+v+"`") {
 			t.Errorf("$%s is not mentioned", v)

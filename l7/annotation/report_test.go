@@ -3,7 +3,6 @@ package annotation
 import (
 	"bytes"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
 
 func ingress(name string, rules []ReportRule, list ...string) ReportIngress {
@@ -124,22 +124,7 @@ func TestReportGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, got := range map[string][]byte{"report.txt": text.Bytes(), "report.json": doc.Bytes()} {
-		path := filepath.Join("testdata", name)
-		if *update {
-			if err := os.MkdirAll("testdata", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s: want -, got +:\n%s", name, diff)
-		}
+		golden.File(t, filepath.Join("testdata", name), string(got))
 	}
 	var back struct{ Ingresses []Entry }
 	if err := json.Unmarshal(doc.Bytes(), &back); err != nil {

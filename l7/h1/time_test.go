@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fairlead-project/fairlead/l7/exchange/exchangetest"
 	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
@@ -54,115 +55,30 @@ func timed(t *testing.T, cfg *h1.Config, handler http.HandlerFunc, test func(t *
 	})
 }
 
-// answer reads one answer.
-func answer(r *bufio.Reader) string {
-	if _, err := r.Peek(1); err != nil {
-		return err.Error()
-	}
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil {
-		return err.Error()
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err.Error()
-	}
-	return strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, body))
-}
-
-// trickle writes s byte by byte, one each interval, until the other side has gone.
-func trickle(c net.Conn, s string, interval time.Duration) {
-	for i := range len(s) {
-		if _, err := c.Write([]byte{s[i]}); err != nil {
-			return
-		}
-		time.Sleep(interval)
-	}
-}
-
-func TestTooSlow(t *testing.T) {
-	post := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
-	cases := []struct {
-		name  string
-		talk  func(c net.Conn)
-		want  string
-		after time.Duration
-	}{
-		{"nothing", func(net.Conn) {}, "EOF", 30 * time.Second},
-		{"half a head", func(c net.Conn) { io.WriteString(c, "GET / HTTP/1.1\r\nHo") }, "408 slow-head", 30 * time.Second},
-		{"a head byte by byte", func(c net.Conn) { trickle(c, strings.Repeat("a", 100), time.Second) }, "408 slow-head", 30 * time.Second},
-		{"half a body", func(c net.Conn) { io.WriteString(c, post+"abc") }, "408 slow-body", 60 * time.Second},
-		{"a body byte by byte", func(c net.Conn) { io.WriteString(c, post); trickle(c, strings.Repeat("a", 100), time.Second) }, "408 slow-body", 30 * time.Second},
-		{"chunks byte by byte", func(c net.Conn) {
-			io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-			trickle(c, strings.Repeat("1\r\nx\r\n", 100), time.Second)
-		}, "408 slow-body", 30 * time.Second},
-		{"an extension byte by byte", func(c net.Conn) {
-			io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;")
-			trickle(c, strings.Repeat("x", 1000), time.Second)
-		}, "408 slow-body", 30 * time.Second},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			timed(t, h1.Defaults(), echo, func(t *testing.T, conn net.Conn) {
-				began := time.Now()
-				go c.talk(conn)
-				if got := answer(bufio.NewReader(conn)); got != c.want {
-					t.Errorf("answer %q, want %q", got, c.want)
-				}
-				if took := time.Since(began); took < c.after || took > c.after+2*time.Second {
-					t.Errorf("after %v, want %v", took, c.after)
-				}
-			})
-		})
-	}
-}
-
-// TestPatience has slow clients and handlers that are not too slow.
-func TestPatience(t *testing.T) {
-	slow := func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(10 * time.Minute) // no fault of the client's
-		echo(w, r)
-	}
-	timed(t, h1.Defaults(), slow, func(t *testing.T, c net.Conn) {
-		r := bufio.NewReader(c)
-		go func() {
-			io.WriteString(c, ok)
-			io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n")
-			for range 60 { // 1,000 bytes a second
-				io.WriteString(c, strings.Repeat("a", 1000))
-				time.Sleep(time.Second)
+// echoes is a server of echo behind a Gate.
+func echoes() exchangetest.Echo {
+	return exchangetest.Echo{
+		Timed: func(t *testing.T, takes time.Duration, test func(*testing.T, net.Conn)) {
+			t.Helper()
+			timed(t, h1.Defaults(), func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(takes)
+				echo(w, r)
+			}, test)
+		},
+		Says: func(method, path, body string) string {
+			s := "200 " + method + " " + path + " HTTP/1.1 host=a"
+			if body != "" {
+				s += fmt.Sprintf(" body=%q", body)
 			}
-			time.Sleep(70 * time.Second)
-			trickle(c, ok, 500*time.Millisecond)
-		}()
-		for _, want := range []string{okAnswer, `200 POST / HTTP/1.1 host=a body="` + strings.Repeat("a", 60000) + `"`, okAnswer} {
-			if got := answer(r); got != want {
-				t.Errorf("answer %.100q, want %.100q", got, want)
-			}
-		}
-	})
+			return s
+		},
+		Late: func(part string) string { return "408 slow-" + part },
+	}
 }
 
-func TestIdle(t *testing.T) {
-	timed(t, h1.Defaults(), echo, func(t *testing.T, c net.Conn) {
-		r := bufio.NewReader(c)
-		for range 3 {
-			go io.WriteString(c, ok)
-			if got := answer(r); got != okAnswer {
-				t.Fatalf("answer %q", got)
-			}
-			time.Sleep(70 * time.Second)
-		}
-		began := time.Now()
-		if got := answer(r); got != "EOF" {
-			t.Errorf("answer %q, want the end", got)
-		}
-		if took := time.Since(began); took > 6*time.Second {
-			t.Errorf("ended after 70s and %v, want 75s", took)
-		}
-	})
-}
+func TestTooSlow(t *testing.T)  { echoes().TooSlow(t) }
+func TestPatience(t *testing.T) { echoes().Patience(t) }
+func TestIdle(t *testing.T)     { echoes().Idle(t) }
 
 // TestDeafClient does not read what it has asked for.
 func TestDeafClient(t *testing.T) {
@@ -219,16 +135,7 @@ func TestInterrupt(t *testing.T) {
 		}
 		io.WriteString(w, "done")
 	}
-	timed(t, h1.Defaults(), handler, func(t *testing.T, c net.Conn) {
-		go io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
-		r := bufio.NewReader(c)
-		if got := answer(r); got != "200 done" {
-			t.Errorf("answer %q", got)
-		}
-		if got := answer(r); got != "EOF" {
-			t.Errorf("answer %q, want the end", got)
-		}
-	})
+	timed(t, h1.Defaults(), handler, exchangetest.Interrupted)
 }
 
 func TestContinue(t *testing.T) {

@@ -4,11 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"fmt"
 	"iter"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
@@ -24,25 +21,12 @@ import (
 	"github.com/fairlead-project/fairlead/l7/certs"
 	"github.com/fairlead-project/fairlead/l7/h1"
 	"github.com/fairlead-project/fairlead/l7/upstream"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite docs/l7-metrics.md")
 
 func TestDocument(t *testing.T) {
 	want := newDefinitions().markdown()
-	path := filepath.Join("..", "..", "docs", "l7-metrics.md")
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(got), want); d != "" {
-		t.Errorf("docs/l7-metrics.md is not what the definitions say; run go test ./l7/stats -run Document -update (-got +want):\n%s", d)
-	}
+	golden.File(t, filepath.Join("..", "..", "docs", "l7-metrics.md"), want)
 	for _, s := range endpointStates() {
 		if !strings.Contains(want, "`"+s+"`") {
 			t.Errorf("the state %s is not explained", s)

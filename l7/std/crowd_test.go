@@ -19,7 +19,7 @@ const ask = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 func waiter(t *testing.T) (s *script, asked, release chan struct{}) {
 	asked, release = make(chan struct{}), make(chan struct{})
 	over := t.Context().Done()
-	return &script{handle: func(x *exchange.Exchange) {
+	return &script{Answer: func(x *exchange.Exchange) {
 		if x.Request.RawPath == "/wait" {
 			asked <- struct{}{}
 			select {

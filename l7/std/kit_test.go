@@ -15,49 +15,19 @@ import (
 
 	"github.com/fairlead-project/fairlead/l7/certs"
 	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/exchange/exchangetest"
 	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
 // A script is a Handler made of functions.
-type script struct {
-	handle func(*exchange.Exchange)
-	tunnel func(client net.Conn, early []byte)
+type script = exchangetest.Script[Done]
 
-	mu   sync.Mutex
-	done []Done
-}
-
-func (s *script) Handle(x *exchange.Exchange) {
-	if x.Response == nil {
-		s.handle(x)
-	}
-}
-
-func (s *script) Tunnel(_ *exchange.Exchange, client net.Conn, early []byte) (in, out int64, err error) {
-	defer client.Close()
-	s.tunnel(client, early)
-	return int64(len(early)), 0, nil
-}
-
-func (s *script) Done(_ *exchange.Exchange, d Done) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.done = append(s.done, d)
-}
-
-func (s *script) last(t *testing.T) Done {
+// last waits until a request is over, and returns what was said of the latest.
+func last(t *testing.T, s *script) Done {
 	t.Helper()
-	var d Done
-	until(t, "a request is over", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if len(s.done) == 0 {
-			return false
-		}
-		d = s.done[len(s.done)-1]
-		return true
-	})
-	return d
+	until(t, "a request is over", func() bool { return len(s.Ended()) > 0 })
+	all := s.Ended()
+	return all[len(all)-1]
 }
 
 func until(t *testing.T, what string, is func() bool) {
@@ -208,10 +178,6 @@ func (p *place) h2(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// respond answers with a body.
 func respond(x *exchange.Exchange, status int, length int64, body io.Reader, fields ...exchange.Field) {
-	x.Response = &exchange.Response{Status: status, Header: fields, Length: length}
-	if body != nil {
-		x.Response.Body = io.NopCloser(body)
-	}
+	exchangetest.Respond(x, status, length, body, fields...)
 }

@@ -92,7 +92,7 @@ func testFraming(t *testing.T, start starter) {
 		}, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + bye + "\r\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := start(t, &script{handle: c.handle}, nil)
+			p := start(t, &script{Answer: c.handle}, nil)
 			client := p.dial(t)
 			client.send(c.send)
 			if got, want := sortedHead(withoutDate(client.all())), sortedHead(c.want); got != want {
@@ -139,7 +139,7 @@ func testPieces(t *testing.T, start starter) {
 	for _, length := range []int64{exchange.Unknown, 10} {
 		t.Run(fmt.Sprint(length), func(t *testing.T) {
 			r, w := io.Pipe()
-			p := start(t, &script{handle: func(x *exchange.Exchange) {
+			p := start(t, &script{Answer: func(x *exchange.Exchange) {
 				x.Response = &exchange.Response{Status: 200, Length: length, Body: trickle{r}}
 			}}, nil)
 			c := p.dial(t)
@@ -180,13 +180,13 @@ func (trickle) Buffered() int { return 0 }
 func TestContinue(t *testing.T) { both(t, testContinue) }
 
 func testContinue(t *testing.T, start starter) {
-	refuse := &script{handle: func(x *exchange.Exchange) { x.Answer(413, "body-too-large") }}
+	refuse := &script{Answer: func(x *exchange.Exchange) { x.Answer(413, "body-too-large") }}
 	c := start(t, refuse, nil).dial(t)
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
 	if got := c.all(); !strings.HasPrefix(got, "HTTP/1.1 413 ") || !strings.Contains(got, "Connection: close\r\n") {
 		t.Errorf("got %q, want 413 without 100 and the end", got)
 	}
-	take := &script{handle: func(x *exchange.Exchange) {
+	take := &script{Answer: func(x *exchange.Exchange) {
 		b, _ := io.ReadAll(x.Request.Body)
 		respond(x, 200, int64(len(b)), strings.NewReader(string(b)))
 	}}
@@ -197,7 +197,7 @@ func testContinue(t *testing.T, start starter) {
 	if got := c.all(); !strings.HasPrefix(got, "HTTP/1.1 200 ") || !strings.HasSuffix(got, "hello") {
 		t.Errorf("got %q", got)
 	}
-	if d := take.last(t); d.In != 5 || d.Out != 5 {
+	if d := last(t, take); d.In != 5 || d.Out != 5 {
 		t.Errorf("got %d bytes in and %d out, want 5", d.In, d.Out)
 	}
 }
@@ -206,7 +206,7 @@ func testContinue(t *testing.T, start starter) {
 func TestRefusedBody(t *testing.T) { both(t, testRefusedBody) }
 
 func testRefusedBody(t *testing.T, start starter) {
-	c := start(t, &script{handle: func(x *exchange.Exchange) { x.Answer(413, "body-too-large") }}, nil).dial(t)
+	c := start(t, &script{Answer: func(x *exchange.Exchange) { x.Answer(413, "body-too-large") }}, nil).dial(t)
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n")
 	c.until("HTTP/1.1 413 ")
 	go io.CopyN(c.Conn, zeros{}, 10000000)
@@ -220,14 +220,14 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestPanicAfterTheHead(t *testing.T) { both(t, testPanicAfterTheHead) }
 
 func testPanicAfterTheHead(t *testing.T, start starter) {
-	s := &script{handle: func(x *exchange.Exchange) { respond(x, 200, exchange.Unknown, panics{}) }}
+	s := &script{Answer: func(x *exchange.Exchange) { respond(x, 200, exchange.Unknown, panics{}) }}
 	p := start(t, s, nil)
 	c := p.dial(t)
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	if got := c.all(); strings.HasSuffix(got, "0\r\n\r\n") {
 		t.Errorf("got %q, which looks whole", got)
 	}
-	if d := s.last(t); d.Panic == nil || !strings.Contains(string(d.Stack), "panics") {
+	if d := last(t, s); d.Panic == nil || !strings.Contains(string(d.Stack), "panics") {
 		t.Errorf("got %v at %s", d.Panic, d.Stack)
 	}
 	if n := p.Stats().Panics.Load(); n != 1 {
@@ -240,7 +240,7 @@ type panics struct{}
 func (panics) Read([]byte) (int, error) { panic("on purpose") }
 
 func TestHTTP2(t *testing.T) {
-	s := &script{handle: func(x *exchange.Exchange) {
+	s := &script{Answer: func(x *exchange.Exchange) {
 		body := "none"
 		if x.Request.Body != nil {
 			b, _ := io.ReadAll(x.Request.Body)
@@ -339,7 +339,7 @@ func (f *frames) answer(t *testing.T) string {
 }
 
 func TestHTTP2Refusals(t *testing.T) {
-	p := start(t, &script{handle: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}, nil)
+	p := start(t, &script{Answer: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}, nil)
 	for _, c := range []struct {
 		name   string
 		fields []string
@@ -368,7 +368,7 @@ func TestHTTP2Refusals(t *testing.T) {
 // TestHTTP2Slow has clients that stop sending or taking a body. They may not hold a request for ever.
 func TestHTTP2Slow(t *testing.T) {
 	ended := make(chan error, 1)
-	s := &script{handle: func(x *exchange.Exchange) {
+	s := &script{Answer: func(x *exchange.Exchange) {
 		if x.Request.Body != nil {
 			_, err := io.ReadAll(x.Request.Body)
 			ended <- err
@@ -389,13 +389,13 @@ func TestHTTP2Slow(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	f.request(t, 3, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a.com")
-	until(t, "the answer that nobody takes is given up", func() bool { return s.last(t).Err != nil })
+	until(t, "the answer that nobody takes is given up", func() bool { return last(t, s).Err != nil })
 }
 
 func TestProxyProtocol(t *testing.T) { both(t, testProxyProtocol) }
 
 func testProxyProtocol(t *testing.T, start starter) {
-	s := &script{handle: func(x *exchange.Exchange) {
+	s := &script{Answer: func(x *exchange.Exchange) {
 		text := x.Request.Client.String() + " " + fmt.Sprint(x.Request.Peer == x.Request.Client)
 		respond(x, 200, int64(len(text)), strings.NewReader(text))
 	}}
@@ -439,7 +439,7 @@ func testProxyProtocol(t *testing.T, start starter) {
 func TestConfigure(t *testing.T) { both(t, testConfigure) }
 
 func testConfigure(t *testing.T, start starter) {
-	p := start(t, &script{handle: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}, nil)
+	p := start(t, &script{Answer: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}, nil)
 	before := runtime.NumGoroutine()
 	old := p.dial(t)
 	old.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -471,7 +471,7 @@ func TestShutdown(t *testing.T) { both(t, testShutdown) }
 
 func testShutdown(t *testing.T, start starter) {
 	asked, go_ := make(chan struct{}), make(chan struct{})
-	s := &script{handle: func(x *exchange.Exchange) {
+	s := &script{Answer: func(x *exchange.Exchange) {
 		if x.Request.RawPath == "/slow" {
 			close(asked)
 			<-go_
@@ -518,7 +518,7 @@ func testShutdown(t *testing.T, start starter) {
 }
 
 func TestPassthrough(t *testing.T) {
-	s := &script{handle: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}
+	s := &script{Answer: func(x *exchange.Exchange) { respond(x, 200, 0, nil) }}
 	got := make(chan string, 1)
 	p := start(t, s, func(c *Config) {
 		c.Passthrough = func(sni string) func(net.Conn) {
@@ -559,7 +559,7 @@ func TestPassthrough(t *testing.T) {
 func TestUpgradeRefused(t *testing.T) { both(t, testUpgradeRefused) }
 
 func testUpgradeRefused(t *testing.T, start starter) {
-	s := &script{handle: func(x *exchange.Exchange) { respond(x, 101, 0, nil) }}
+	s := &script{Answer: func(x *exchange.Exchange) { respond(x, 101, 0, nil) }}
 	c := start(t, s, nil).dial(t)
 	c.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 	if got := c.all(); !strings.HasPrefix(got, "HTTP/1.1 500 ") {

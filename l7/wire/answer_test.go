@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/exchange/exchangetest"
 	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
@@ -151,7 +152,7 @@ func served(t *testing.T, length int64, body io.ReadCloser) (got []byte, writes 
 	t.Helper()
 	client, server := net.Pipe()
 	counter := &counted{Conn: server}
-	s := newServer(&script{handle: func(x *exchange.Exchange) {
+	s := newServer(&script{Answer: func(x *exchange.Exchange) {
 		x.Response = &exchange.Response{Status: 200, Length: length, Body: body}
 	}})
 	done := make(chan struct{})
@@ -198,11 +199,11 @@ func TestTunnel(t *testing.T) {
 	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-A: 1\r\n\r\n"
 	for _, wait := range []time.Duration{0, 10 * patience} { // with the client watched, or not
 		synctest.Test(t, func(t *testing.T) {
-			s := &script{handle: func(x *exchange.Exchange) {
+			s := &script{Answer: func(x *exchange.Exchange) {
 				time.Sleep(wait)
 				x.Response = &exchange.Response{Status: 101, Header: exchange.Header{{Name: "X-A", Value: "1"}, {Name: "Connection", Value: "upgrade"}}}
 			}}
-			s.tunnel = func(client net.Conn, early []byte) {
+			s.TunnelTo = func(client net.Conn, early []byte) {
 				in := io.MultiReader(bytes.NewReader(early), client)
 				b := make([]byte, len("early late"))
 				if _, err := io.ReadFull(in, b); err != nil {
@@ -227,7 +228,7 @@ func TestTunnel(t *testing.T) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 			<-done
-			if d := s.ended(); len(d) != 1 || d[0].Status != 101 || d[0].Err != nil {
+			if d := s.Ended(); len(d) != 1 || d[0].Status != 101 || d[0].Err != nil {
 				t.Errorf("ended as %+v", d)
 			}
 			if n := cfg.Stats.Open.Load() + server.Open.Load(); n != 0 || len(server.all()) != 0 {
@@ -260,7 +261,7 @@ func TestPanics(t *testing.T) {
 				if !strings.HasPrefix(got, first) || !strings.HasSuffix(got, last) {
 					t.Errorf("got %q, want %q", got, c.want)
 				}
-				d := s.Handler.(*script).ended()
+				d := s.Handler.(*script).Ended()
 				if len(d) != 1 || d[0].Status != c.status || d[0].Panic != "on purpose" || !bytes.Contains(d[0].Stack, []byte("answer_test.go")) {
 					t.Errorf("ended as %+v", d)
 				}
@@ -297,11 +298,11 @@ func TestStraggler(t *testing.T) {
 		r := bufio.NewReader(c)
 		go io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"+get+"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
 		for range 3 {
-			if got := answer(r); got != "200 ok" {
+			if got := exchangetest.Answer(r); got != "200 ok" {
 				t.Errorf("answer %q", got)
 			}
 		}
-		if got := answer(r); got != "EOF" {
+		if got := exchangetest.Answer(r); got != "EOF" {
 			t.Errorf("answer %q, want the end", got)
 		}
 		for i, body := range kept {
@@ -329,16 +330,16 @@ func TestContinue(t *testing.T) {
 		r := bufio.NewReader(c)
 		for range 2 {
 			go fmt.Fprintf(c, post, "/yes")
-			if got := answer(r); got != "100" {
+			if got := exchangetest.Answer(r); got != "100" {
 				t.Errorf("answer %q, want 100", got)
 			}
 			go io.WriteString(c, "abc")
-			if got := answer(r); got != "200 POST /yes abc" {
+			if got := exchangetest.Answer(r); got != "200 POST /yes abc" {
 				t.Errorf("answer %q", got)
 			}
 		}
 		go fmt.Fprintf(c, post, "/no")
-		if got := []string{answer(r), answer(r)}; !slices.Equal(got, []string{"413", "EOF"}) {
+		if got := []string{exchangetest.Answer(r), exchangetest.Answer(r)}; !slices.Equal(got, []string{"413", "EOF"}) {
 			t.Errorf("answers %q, want 413 and the end", got)
 		}
 	})
@@ -361,7 +362,7 @@ func TestReuse(t *testing.T) {
 		r := bufio.NewReader(c)
 		go io.WriteString(c, get+long+get+get)
 		for range 4 {
-			if got := answer(r); got != "200 ok" {
+			if got := exchangetest.Answer(r); got != "200 ok" {
 				t.Fatalf("answer %q", got)
 			}
 		}

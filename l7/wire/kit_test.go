@@ -1,8 +1,6 @@
 package wire
 
 import (
-	"bufio"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -14,41 +12,12 @@ import (
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/exchange/exchangetest"
 	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
 // A script is a Handler made of functions.
-type script struct {
-	handle func(*exchange.Exchange)
-	tunnel func(client net.Conn, early []byte)
-
-	mu   sync.Mutex
-	done []Done
-}
-
-func (s *script) Handle(x *exchange.Exchange) {
-	if x.Response == nil {
-		s.handle(x)
-	}
-}
-
-func (s *script) Tunnel(_ *exchange.Exchange, client net.Conn, early []byte) (in, out int64, err error) {
-	defer client.Close()
-	s.tunnel(client, early)
-	return int64(len(early)), 0, nil
-}
-
-func (s *script) Done(_ *exchange.Exchange, d Done) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.done = append(s.done, d)
-}
-
-func (s *script) ended() []Done {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]Done(nil), s.done...)
-}
+type script = exchangetest.Script[Done]
 
 // noTunnels knows none.
 type noTunnels struct{ refused bool }
@@ -79,14 +48,14 @@ func echo(x *exchange.Exchange) {
 
 // respond answers 200 with a body.
 func respond(x *exchange.Exchange, length int64, body io.Reader) {
-	x.Response = &exchange.Response{Status: http.StatusOK, Length: length, Body: io.NopCloser(body)}
+	exchangetest.Respond(x, http.StatusOK, length, body)
 }
 
 // timed runs test in a bubble of fake time with the client's end of a connection that is served.
 func timed(t *testing.T, cfg *h1.Config, handle func(*exchange.Exchange), test func(t *testing.T, c net.Conn, s *Server)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(&script{handle: handle})
+		s := newServer(&script{Answer: handle})
 		client, server := net.Pipe()
 		var wg sync.WaitGroup
 		wg.Go(func() { s.Serve(h1.NewGate(server, cfg)) })
@@ -98,30 +67,4 @@ func timed(t *testing.T, cfg *h1.Config, handle func(*exchange.Exchange), test f
 		}
 		time.Sleep(time.Hour) // for those who wait for something; it costs nothing
 	})
-}
-
-// answer reads one answer.
-func answer(r *bufio.Reader) string {
-	if _, err := r.Peek(1); err != nil {
-		return err.Error()
-	}
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil {
-		return err.Error()
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err.Error()
-	}
-	return strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, body))
-}
-
-// trickle writes s byte by byte, one each interval, until the other side has gone.
-func trickle(c net.Conn, s string, interval time.Duration) {
-	for i := range len(s) {
-		if _, err := c.Write([]byte{s[i]}); err != nil {
-			return
-		}
-		time.Sleep(interval)
-	}
 }

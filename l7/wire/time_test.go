@@ -11,101 +11,36 @@ import (
 	"time"
 
 	"github.com/fairlead-project/fairlead/l7/exchange"
+	"github.com/fairlead-project/fairlead/l7/exchange/exchangetest"
 	"github.com/fairlead-project/fairlead/l7/h1"
 )
 
 const (
-	get       = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+	get       = exchangetest.Get
 	getAnswer = "200 GET /a"
 )
 
-func TestTooSlow(t *testing.T) {
-	post := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
-	chunks := "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-	for _, c := range []struct {
-		name  string
-		talk  func(c net.Conn)
-		want  string
-		after time.Duration
-	}{
-		{"nothing", func(net.Conn) {}, "EOF", 30 * time.Second},
-		{"half a head", func(c net.Conn) { io.WriteString(c, "GET / HTTP/1.1\r\nHo") }, "408", 30 * time.Second},
-		{"a head byte by byte", func(c net.Conn) { trickle(c, strings.Repeat("a", 100), time.Second) }, "408", 30 * time.Second},
-		{"half a body", func(c net.Conn) { io.WriteString(c, post+"abc") }, "408", 60 * time.Second},
-		{"a body byte by byte", func(c net.Conn) { io.WriteString(c, post); trickle(c, strings.Repeat("a", 100), time.Second) }, "408", 30 * time.Second},
-		{"chunks byte by byte", func(c net.Conn) {
-			io.WriteString(c, chunks)
-			trickle(c, strings.Repeat("1\r\nx\r\n", 100), time.Second)
-		}, "408", 30 * time.Second},
-		{"an extension byte by byte", func(c net.Conn) {
-			io.WriteString(c, chunks+"1;")
-			trickle(c, strings.Repeat("x", 1000), time.Second)
-		}, "408", 30 * time.Second},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			timed(t, h1.Defaults(), echo, func(t *testing.T, conn net.Conn, _ *Server) {
-				began := time.Now()
-				go c.talk(conn)
-				r := bufio.NewReader(conn)
-				if got := answer(r); got != c.want {
-					t.Errorf("answer %q, want %q", got, c.want)
-				}
-				if took := time.Since(began); took < c.after || took > c.after+2*time.Second {
-					t.Errorf("after %v, want %v", took, c.after)
-				}
-				if got := answer(r); got != "EOF" {
-					t.Errorf("answer %q, want the end", got)
-				}
-			})
-		})
+// echoes is a server of echo.
+func echoes() exchangetest.Echo {
+	return exchangetest.Echo{
+		Timed: func(t *testing.T, takes time.Duration, test func(*testing.T, net.Conn)) {
+			t.Helper()
+			handle := func(x *exchange.Exchange) {
+				time.Sleep(takes)
+				echo(x)
+			}
+			timed(t, h1.Defaults(), handle, func(t *testing.T, c net.Conn, _ *Server) { test(t, c) })
+		},
+		Says: func(method, path, body string) string {
+			return strings.TrimSpace("200 " + method + " " + path + " " + body)
+		},
+		Late: func(string) string { return "408" },
 	}
 }
 
-// TestPatience has slow clients and handlers that are not too slow.
-func TestPatience(t *testing.T) {
-	slow := func(x *exchange.Exchange) {
-		time.Sleep(10 * time.Minute) // no fault of the client's
-		echo(x)
-	}
-	timed(t, h1.Defaults(), slow, func(t *testing.T, c net.Conn, _ *Server) {
-		r := bufio.NewReader(c)
-		go func() {
-			io.WriteString(c, get)
-			io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n")
-			for range 60 { // 1,000 bytes a second
-				io.WriteString(c, strings.Repeat("a", 1000))
-				time.Sleep(time.Second)
-			}
-			time.Sleep(70 * time.Second)
-			trickle(c, get, 500*time.Millisecond)
-		}()
-		for _, want := range []string{getAnswer, "200 POST / " + strings.Repeat("a", 60000), getAnswer} {
-			if got := answer(r); got != want {
-				t.Errorf("answer %.100q, want %.100q", got, want)
-			}
-		}
-	})
-}
-
-func TestIdle(t *testing.T) {
-	timed(t, h1.Defaults(), echo, func(t *testing.T, c net.Conn, _ *Server) {
-		r := bufio.NewReader(c)
-		for range 3 {
-			go io.WriteString(c, get)
-			if got := answer(r); got != getAnswer {
-				t.Fatalf("answer %q", got)
-			}
-			time.Sleep(70 * time.Second)
-		}
-		began := time.Now()
-		if got := answer(r); got != "EOF" {
-			t.Errorf("answer %q, want the end", got)
-		}
-		if took := time.Since(began); took != 5*time.Second {
-			t.Errorf("ended after 70s and %v, want 75s", took)
-		}
-	})
-}
+func TestTooSlow(t *testing.T)  { echoes().TooSlow(t) }
+func TestPatience(t *testing.T) { echoes().Patience(t) }
+func TestIdle(t *testing.T)     { echoes().Idle(t) }
 
 // TestDeafClient does not read what it has asked for.
 func TestDeafClient(t *testing.T) {
@@ -116,7 +51,7 @@ func TestDeafClient(t *testing.T) {
 		s = server.Handler.(*script)
 		io.WriteString(c, get)
 		began := time.Now()
-		for len(s.ended()) == 0 {
+		for len(s.Ended()) == 0 {
 			time.Sleep(time.Second)
 		}
 		if took := time.Since(began); took < cfg.WriteGap || took > cfg.WriteGap*5/4 {
@@ -124,7 +59,7 @@ func TestDeafClient(t *testing.T) {
 		}
 	})
 	var ne net.Error
-	if err := s.ended()[0].Err; !errors.As(err, &ne) || !ne.Timeout() {
+	if err := s.Ended()[0].Err; !errors.As(err, &ne) || !ne.Timeout() {
 		t.Errorf("error %v, want a timeout", err)
 	}
 }
@@ -171,7 +106,7 @@ func TestGone(t *testing.T) {
 				io.WriteString(conn, c.send)
 				time.Sleep(c.after)
 				conn.Close()
-				for len(s.Handler.(*script).ended()) == 0 {
+				for len(s.Handler.(*script).Ended()) == 0 {
 					time.Sleep(time.Second)
 				}
 			})
@@ -199,11 +134,11 @@ func TestWatchedTwice(t *testing.T) {
 				io.WriteString(c, get)
 				if i%2 == 1 {
 					time.Sleep(2 * patience)
-					trickle(c, get, patience/10)
+					exchangetest.Trickle(c, get, patience/10)
 				}
 			}()
 			for range 1 + i%2 {
-				if got := answer(r); got != getAnswer {
+				if got := exchangetest.Answer(r); got != getAnswer {
 					t.Fatalf("request %d: answer %q", i, got)
 				}
 			}
@@ -220,16 +155,7 @@ func TestInterrupt(t *testing.T) {
 		}
 		respond(x, 4, strings.NewReader("done"))
 	}
-	timed(t, h1.Defaults(), handle, func(t *testing.T, c net.Conn, _ *Server) {
-		go io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
-		r := bufio.NewReader(c)
-		if got := answer(r); got != "200 done" {
-			t.Errorf("answer %q", got)
-		}
-		if got := answer(r); got != "EOF" {
-			t.Errorf("answer %q, want the end", got)
-		}
-	})
+	timed(t, h1.Defaults(), handle, func(t *testing.T, c net.Conn, _ *Server) { exchangetest.Interrupted(t, c) })
 }
 
 // TestShutdown closes connections without a request at once, and waits for the others until it may not any more.
@@ -255,7 +181,7 @@ func TestShutdown(t *testing.T) {
 				io.WriteString(conn, c.send)
 				time.Sleep(time.Millisecond)
 				got := make(chan string, 1)
-				go func() { got <- answer(bufio.NewReader(conn)) }()
+				go func() { got <- exchangetest.Answer(bufio.NewReader(conn)) }()
 				ctx, cancel := context.WithTimeout(t.Context(), c.given)
 				defer cancel()
 				began := time.Now()

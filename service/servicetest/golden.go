@@ -1,9 +1,7 @@
 package servicetest
 
 import (
-	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -17,14 +15,8 @@ import (
 
 	"github.com/fairlead-project/fairlead/service"
 	"github.com/fairlead-project/fairlead/service/kube"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
-
-// update is the flag -update of every test binary that imports this package.
-var update = flag.Bool("update", false, "rewrite golden files; read every difference before keeping it")
-
-// Update reports whether golden files are to be rewritten, for goldens beside
-// those of this package.
-func Update() bool { return *update }
 
 // Golden compares what render makes of every case with DIR/CASE.golden. Steps
 // after the first stand below a line "=== step NAME". It fails for a golden that
@@ -43,7 +35,7 @@ func Golden(t *testing.T, dir string, render func(*service.Snapshot) ([]byte, er
 					t.Errorf("objects in another order (seed %d) render differently (-sorted +shuffled)\n%s", seed, d)
 				}
 			}
-			compareGolden(t, filepath.Join(dir, name), got)
+			golden.File(t, filepath.Join(dir, name), string(got))
 		})
 	}
 	sweepGoldens(t, dir, read)
@@ -95,29 +87,6 @@ func (c *Case) shuffled(seed uint64) []*service.Snapshot {
 	return out
 }
 
-func compareGolden(t *testing.T, file string, got []byte) {
-	t.Helper()
-	want, err := os.ReadFile(file)
-	if err == nil && bytes.Equal(got, want) {
-		return
-	}
-	switch {
-	case Update():
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	case errors.Is(err, fs.ErrNotExist):
-		t.Errorf("%s is missing: run with -update and read it", file)
-	case err != nil:
-		t.Error(err)
-	default:
-		t.Errorf("%s differs (-want +got)\n%s", file, cmp.Diff(strings.Split(string(want), "\n"), strings.Split(string(got), "\n")))
-	}
-}
-
 // sweepGoldens fails for, or deletes, goldens that no case reads.
 func sweepGoldens(t *testing.T, dir string, read map[string]bool) {
 	t.Helper()
@@ -129,7 +98,7 @@ func sweepGoldens(t *testing.T, dir string, read map[string]bool) {
 		if read[filepath.Base(f)] || filepath.Base(f) == deviationsFile {
 			continue
 		}
-		if !Update() {
+		if !golden.Update() {
 			t.Errorf("%s belongs to no case", f)
 		} else if err := os.Remove(f); err != nil {
 			t.Error(err)
@@ -166,11 +135,11 @@ func Deviations(t *testing.T, dir string, report func(*service.Snapshot) ([]serv
 	got := strings.Join(slices.Compact(lines), "")
 	file := filepath.Join(dir, deviationsFile)
 	if got != "" {
-		compareGolden(t, file, []byte(got))
+		golden.File(t, file, got)
 		return
 	}
 	switch _, err := os.Stat(file); {
-	case err == nil && Update():
+	case err == nil && golden.Update():
 		if err := os.Remove(file); err != nil {
 			t.Error(err)
 		}

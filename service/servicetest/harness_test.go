@@ -4,15 +4,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/fairlead-project/fairlead/service"
+	"github.com/fairlead-project/fairlead/service/servicetest/golden"
 )
 
 // A recorder is a testing.TB whose failures are the subject of a test.
@@ -233,9 +236,17 @@ func TestWorldsRepeat(t *testing.T) {
 	}
 }
 
+// setUpdate sets the flag -update.
+func setUpdate(t *testing.T, to bool) {
+	t.Helper()
+	if err := flag.Set("update", strconv.FormatBool(to)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestGoldenDeviations checks the file that lists deviations both ways.
 func TestGoldenDeviations(t *testing.T) {
-	if Update() {
+	if golden.Update() {
 		t.Skip("it writes goldens itself")
 	}
 	dir := t.TempDir()
@@ -249,16 +260,16 @@ func TestGoldenDeviations(t *testing.T) {
 	}
 	file := filepath.Join(dir, deviationsFile)
 	line := "protocol-sctp: default/diameter:dia/sctp/IPv4: no SCTP\n"
-	*update = true
+	setUpdate(t, true)
 	Deviations(t, dir, dev)
-	*update = false
+	setUpdate(t, false)
 	Deviations(t, dir, dev)
 	if b, err := os.ReadFile(file); err != nil || !bytes.Contains(b, []byte(line)) {
 		t.Errorf("%s: %v\n%s", file, err, b)
 	}
-	*update = true
+	setUpdate(t, true)
 	Deviations(t, dir, func(*service.Snapshot) ([]service.Deviation, error) { return nil, nil })
-	*update = false
+	setUpdate(t, false)
 	if _, err := os.Stat(file); err == nil {
 		t.Errorf("%s is still there without deviations", file)
 	}
@@ -276,10 +287,10 @@ func TestGolden(t *testing.T) {
 		fmt.Fprintln(&b, s.Node, s.Health, s.Problems)
 		return b.Bytes(), nil
 	}
-	was := *update
-	*update = true
+	was := golden.Update()
+	setUpdate(t, true)
 	Golden(t, dir, render)
-	*update = was
+	setUpdate(t, was)
 	Golden(t, dir, render)
 }
 
