@@ -63,6 +63,8 @@ func TestIPVSTakeoverModes(t *testing.T) {
 	s.walk(t, 500*time.Millisecond, []actor{
 		{kube: "iptables", variant: v},
 		fairlead(world.IPVS),
+		fairlead(world.IPVSDevice),
+		fairlead(world.IPVS),
 		fairlead(world.Userspace),
 		fairlead(world.IPVS),
 		fairlead(world.IPTables), // the way back that loses nothing

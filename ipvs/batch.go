@@ -63,8 +63,9 @@ type target struct {
 
 // A batch gathers the ops of one transaction.
 type batch struct {
-	node   string // its name, which decides the order of new destinations
-	phases [numPhases][]kernel.Op
+	node     string // its name, which decides the order of new destinations
+	declares bool   // what is in inVIP is declared first, see Dataplane.declares
+	phases   [numPhases][]kernel.Op
 
 	added, changed, removed int
 }
@@ -132,6 +133,9 @@ func (b *batch) members(key kernel.ServerKey, have *actual, t target) {
 				p = phaseShort
 			case inVIP:
 				p = phasePublish
+				if b.declares {
+					p = phaseAttributes
+				}
 			}
 			b.add(p, kernel.AddElem{Set: set, Type: kernel.HashIPPort, Elem: element(key)})
 			continue
@@ -262,18 +266,18 @@ func (b *batch) uses(a netip.Addr, mode VIPMode, have, want use) {
 			b.remove(phaseDisown, kernel.DelElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		}
 	}
+	route := netip.PrefixFrom(a, a.BitLen())
+	switch { // first: what was an address of the node as a whole is not, behind it
+	case want&^have&useRoute != 0:
+		b.add(phaseAddresses, kernel.AddRoute{Table: routeTable, To: route})
+	case have&^want&useRoute != 0:
+		b.remove(phaseRelease, kernel.DelRoute{Table: routeTable, To: route})
+	}
 	switch {
 	case want&^have&useDevice != 0:
 		b.add(phaseAddresses, kernel.AddAddr{Device: deviceName, Addr: a, Routed: mode == Routed})
 	case have&^want&useDevice != 0:
 		b.remove(phaseRelease, kernel.DelAddr{Device: deviceName, Addr: a})
-	}
-	route := netip.PrefixFrom(a, a.BitLen())
-	switch {
-	case want&^have&useRoute != 0:
-		b.add(phaseAddresses, kernel.AddRoute{Table: routeTable, To: route})
-	case have&^want&useRoute != 0:
-		b.remove(phaseRelease, kernel.DelRoute{Table: routeTable, To: route})
 	}
 }
 

@@ -39,10 +39,16 @@ type Dataplane struct {
 
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
-	verifying bool                // what is written is a repair
-	replacing *replacement        // nil but while another proxy is replaced
-	held      map[netip.Addr]bool // of one reading: see Config.Held; nil if not asked
-	suspect   atomic.Bool
+	verifying bool         // what is written is a repair
+	replacing *replacement // nil but while another proxy is replaced
+
+	// declares is set while another proxy is replaced with Device. What has an address
+	// of the node already is reached without being published, and must not be refused
+	// for a moment because the address is known as a virtual one and the port is not.
+	declares bool
+
+	held    map[netip.Addr]bool // of one reading: see Config.Held; nil if not asked
+	suspect atomic.Bool
 }
 
 // New returns a Dataplane that has not touched the kernel yet. The metrics may be
@@ -130,6 +136,13 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 		r, err := d.replace(ctx, t)
 		return d.finish(r), err
 	}
+	turns, err := d.turns(ctx)
+	if err != nil {
+		return service.Report{}, err
+	}
+	d.want.planner.turning = turns
+	d.declares = d.cfg.VIPMode == Device && d.cfg.Follows != nil && d.cfg.Follows(ctx)
+	defer func() { d.declares = false }()
 	if err := d.foundation(ctx); err != nil {
 		return service.Report{}, err
 	}
@@ -139,6 +152,9 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 	t.everything(d.have, d.want)
 	r, err := d.settle(ctx, t)
 	r.Resynced = true
+	if turns && err == nil {
+		err = d.turned(ctx)
+	}
 	return d.finish(r), err
 }
 
@@ -320,7 +336,7 @@ func (d *Dataplane) target(key kernel.ServerKey) target {
 
 // send sends what differs, and returns what the kernel refused.
 func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) (refused []*kernel.OpError, err error) {
-	b := &batch{node: d.last.Node.Name}
+	b := &batch{node: d.last.Node.Name, declares: d.declares}
 	// Sorted, so that equal changes give equal messages.
 	for _, key := range slices.SortedFunc(maps.Keys(t.keys), kernel.ServerKey.Compare) {
 		d.have.set(key, b.unit(key, d.have.units[key], d.target(key)))
