@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,28 @@ func TestIPVSTakeoverModes(t *testing.T) {
 		fairlead(world.IPTables), // the way back that loses nothing
 		{kube: "iptables", variant: v},
 		fairlead(world.IPTables),
+	})
+}
+
+// TestIPVSTakeoverNFTables has ipvs mode follow kube-proxy in nftables mode, and be followed
+// by it: by way of iptables mode, since kube-proxy in that mode begins with the removal of
+// every virtual server there is.
+func TestIPVSTakeoverNFTables(t *testing.T) {
+	requireIPVS(t)
+	t.Parallel()
+	const v = "nft"
+	if !slices.Contains(ipvsVariants(t), v) {
+		t.Skip("this kernel has no nf_tables")
+	}
+	s := newStage(t, v)
+	s.flushed = true
+	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: v} }
+	s.walk(t, 500*time.Millisecond, []actor{
+		{kube: "nftables", variant: v},
+		fairlead(world.IPVS),
+		fairlead(world.IPTables),
+		{kube: "nftables", variant: v},
+		fairlead(world.IPVSDevice),
 	})
 }
 

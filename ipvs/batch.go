@@ -17,8 +17,10 @@ type phase uint8
 
 // The phases, in order.
 const (
-	phaseAttributes phase = iota // ownership, who may come, who is masqueraded, refusals
-	phaseAddresses               // addresses, their routes and sets
+	phaseCallers    phase = iota // who may come, before it is said that only they may
+	phaseAttributes              // ownership, who is masqueraded, refusals
+	phaseNames                   // sets of addresses, which say that they are ours
+	phaseAddresses               // addresses and their routes
 	phaseAliases                 // virtual servers of aliases
 	phaseShort                   // callers on this node may be sent to aliases
 	phaseServers                 // virtual servers and new destinations
@@ -32,17 +34,11 @@ const (
 	numPhases
 )
 
-// A dest is a destination as we have made it.
-type dest struct {
-	addr   netip.AddrPort
-	weight uint32
-}
-
 // An actual is what the kernel has for a key.
 type actual struct {
 	serves  bool
 	server  kernel.Server
-	dests   []dest // sorted by address
+	dests   dests
 	in      member
 	sources []netip.Prefix // in the set of allowed callers
 }
@@ -102,7 +98,7 @@ func (b *batch) unit(key kernel.ServerKey, have *actual, t target) *actual {
 			p = phaseAliases
 		}
 		b.add(p, kernel.NewServer{Key: key, Server: t.server})
-		out.dests = b.dests(key, p, nil, t)
+		out.dests = b.dests(key, p, dests{}, t)
 	case t.serves:
 		if have.server != t.server {
 			b.change(phaseServers, kernel.SetServer{Key: key, Server: t.server})
@@ -163,9 +159,7 @@ func (b *batch) sources(key kernel.ServerKey, have, want []netip.Prefix) {
 	for _, p := range want {
 		if !slices.Contains(have, p) {
 			e.Net = p
-			b.phases[phaseAttributes] = slices.Insert(b.phases[phaseAttributes], 0,
-				kernel.Op(kernel.AddElem{Set: set, Type: kernel.HashIPPortNet, Elem: e}))
-			b.added++
+			b.add(phaseCallers, kernel.AddElem{Set: set, Type: kernel.HashIPPortNet, Elem: e})
 		}
 	}
 	for _, p := range have {
@@ -176,48 +170,63 @@ func (b *batch) sources(key kernel.ServerKey, have, want []netip.Prefix) {
 	}
 }
 
-// dests changes destinations, and returns those the kernel has then. Both lists
-// are sorted.
-func (b *batch) dests(key kernel.ServerKey, p phase, have []dest, t target) []dest {
-	out := make([]dest, 0, len(t.pool)+len(t.leaving))
+// dests changes destinations, and returns those the kernel has then.
+func (b *batch) dests(key kernel.ServerKey, p phase, have dests, t target) dests {
+	if have.are(t.pool) {
+		return dests{pool: t.pool}
+	}
 	var fresh []dest
+	var stay []dest // what leaves, and is still there
 	i := 0
 	for _, ep := range t.pool {
-		for ; i < len(have) && have[i].addr.Compare(ep.Addr) < 0; i++ {
-			out = b.leave(key, have[i], t, out)
+		for ; i < have.len() && have.at(i).addr.Compare(ep.Addr) < 0; i++ {
+			stay = b.leave(key, have.at(i), t, stay)
 		}
-		d := dest{ep.Addr, uint32(ep.Share())}
-		if i < len(have) && have[i].addr == ep.Addr {
-			if have[i].weight != d.weight {
+		d := destOf(ep)
+		if i < have.len() && have.at(i).addr == ep.Addr {
+			if have.at(i).weight != d.weight {
 				b.change(p, kernel.SetDest{Key: key, Addr: d.addr, Weight: d.weight})
 			}
 			i++
 		} else {
 			fresh = append(fresh, d)
 		}
-		out = append(out, d)
 	}
-	for ; i < len(have); i++ {
-		out = b.leave(key, have[i], t, out)
+	for ; i < have.len(); i++ {
+		stay = b.leave(key, have.at(i), t, stay)
 	}
 	b.order(key, t.server.Scheduler, fresh)
 	for _, d := range fresh {
 		b.add(p, kernel.NewDest{Key: key, Addr: d.addr, Weight: d.weight})
 	}
-	return out
+	return merged(t.pool, stay)
+}
+
+// merged returns the destinations of a pool, and more, which are sorted too.
+func merged(p service.Pool, more []dest) dests {
+	if len(more) == 0 {
+		return dests{pool: p}
+	}
+	out := make([]dest, 0, len(p)+len(more))
+	for _, ep := range p {
+		out = append(out, destOf(ep))
+	}
+	out = append(out, more...)
+	slices.SortFunc(out, func(a, b dest) int { return a.addr.Compare(b.addr) })
+	return dests{list: out}
 }
 
 // leave has a destination that is not wanted any more drain, if it is leaving in
 // peace, or go.
-func (b *batch) leave(key kernel.ServerKey, d dest, t target, out []dest) []dest {
+func (b *batch) leave(key kernel.ServerKey, d dest, t target, stay []dest) []dest {
 	if t.leaving[d.addr] == nil {
 		b.remove(phaseDrain, kernel.DelDest{Key: key, Addr: d.addr})
-		return out
+		return stay
 	}
 	if d.weight != 0 {
 		b.change(phaseDrain, kernel.SetDest{Key: key, Addr: d.addr})
 	}
-	return append(out, dest{addr: d.addr})
+	return append(stay, dest{addr: d.addr})
 }
 
 // order sorts new destinations as they are to be added. The kernel's round robin
@@ -261,7 +270,7 @@ func (b *batch) uses(a netip.Addr, mode VIPMode, have, want use) {
 		bit := use(1) << i
 		switch set := setName(f, name); {
 		case want&^have&bit != 0:
-			b.add(phaseAddresses, kernel.AddElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
+			b.add(phaseNames, kernel.AddElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		case have&^want&bit != 0:
 			b.remove(phaseDisown, kernel.DelElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		}
