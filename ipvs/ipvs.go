@@ -334,16 +334,31 @@ func (d *Dataplane) target(key kernel.ServerKey) target {
 	return t
 }
 
-// send sends what differs, and returns what the kernel refused.
+// send sends what differs, a portion after the other, and returns what the kernel
+// refused.
 func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) (refused []*kernel.OpError, err error) {
+	for p := range d.want.portions(t.touched) {
+		r, err := d.sendPortion(ctx, p, total)
+		if err != nil {
+			return nil, err
+		}
+		refused = append(refused, r...)
+	}
+	return refused, nil
+}
+
+// sendPortion sends one portion as a transaction.
+func (d *Dataplane) sendPortion(ctx context.Context, p portion, total *service.Report) (refused []*kernel.OpError, err error) {
 	b := &batch{node: d.last.Node.Name, declares: d.declares}
-	// Sorted, so that equal changes give equal messages.
-	for _, key := range slices.SortedFunc(maps.Keys(t.keys), kernel.ServerKey.Compare) {
+	for _, key := range p.keys {
 		d.have.set(key, b.unit(key, d.have.units[key], d.target(key)))
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(t.addrs), netip.Addr.Compare) {
-		want := d.want.usesOf(a)
-		b.uses(a, d.cfg.VIPMode, d.have.uses[a], want)
+	for _, a := range p.addrs {
+		have, want := d.have.uses[a], d.want.usesOf(a)
+		if !p.last {
+			want |= have // what goes may be needed by what goes later
+		}
+		b.uses(a, d.cfg.VIPMode, have, want)
 		d.have.setUses(a, want)
 	}
 	for _, f := range d.cfg.families() {
