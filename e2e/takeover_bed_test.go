@@ -171,7 +171,7 @@ func (s *stage) startKubeProxy(t *testing.T, a actor) {
 func (s *stage) awaitKubeProxy(t *testing.T) {
 	t.Helper()
 	var err error
-	for range 3 {
+	for range 6 {
 		if err = s.Await(t.Context(), s.marker, s.proxy); err == nil {
 			return
 		}

@@ -159,7 +159,7 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 func (s *stage) removed(t *testing.T, when string) {
 	t.Helper()
 
-	s.wantForeign(t, when, time.Minute, "iptables", "ip6tables", "nft")
+	s.wantForeign(t, when, 3*time.Minute, "iptables", "ip6tables", "nft")
 	if got := s.saveVariant(t, s.variant).foreign; s.now.mode == world.IPTables && !strings.Contains(got, "KUBE-KUBELET-CANARY") {
 		t.Errorf("%s: chains of the kubelet are gone:\n%s", when, got)
 	}

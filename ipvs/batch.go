@@ -2,7 +2,6 @@ package ipvs
 
 import (
 	"cmp"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -57,17 +56,42 @@ type target struct {
 	alias   bool
 }
 
-// A batch gathers the ops of one transaction.
+// A batch gathers the ops of one transaction. Its memory is used again by the next.
 type batch struct {
 	node     string // its name, which decides the order of new destinations
 	declares bool   // what is in inVIP is declared first, see Dataplane.declares
 	phases   [numPhases][]kernel.Op
 
 	added, changed, removed int
+
+	all   []kernel.Op // of before
+	fresh []dest      // of dests
+	text  []byte      // of order
+	ranks []ranked    // of order
 }
 
-// before returns the ops of all phases before p.
-func (b *batch) before(p phase) []kernel.Op { return slices.Concat(b.phases[:p]...) }
+// reset empties b. What one batch of unusual size has needed is not kept.
+func (b *batch) reset() {
+	const keep = 16 * portionKeys
+	if cap(b.all) > keep {
+		*b = batch{}
+	}
+	b.added, b.changed, b.removed = 0, 0, 0
+	for i := range b.phases {
+		clear(b.phases[i])
+		b.phases[i] = b.phases[i][:0]
+	}
+	clear(b.all)
+}
+
+// before returns the ops of all phases before p, until the next call.
+func (b *batch) before(p phase) []kernel.Op {
+	b.all = b.all[:0]
+	for _, ops := range b.phases[:p] {
+		b.all = append(b.all, ops...)
+	}
+	return b.all
+}
 
 func (b *batch) add(p phase, op kernel.Op) {
 	b.phases[p] = append(b.phases[p], op)
@@ -175,7 +199,7 @@ func (b *batch) dests(key kernel.ServerKey, p phase, have dests, t target) dests
 	if have.are(t.pool) {
 		return dests{pool: t.pool}
 	}
-	var fresh []dest
+	fresh := b.fresh[:0]
 	var stay []dest // what leaves, and is still there
 	i := 0
 	for _, ep := range t.pool {
@@ -199,6 +223,7 @@ func (b *batch) dests(key kernel.ServerKey, p phase, have dests, t target) dests
 	for _, d := range fresh {
 		b.add(p, kernel.NewDest{Key: key, Addr: d.addr, Weight: d.weight})
 	}
+	b.fresh = fresh
 	return merged(t.pool, stay)
 }
 
@@ -242,15 +267,34 @@ func (b *batch) order(key kernel.ServerKey, scheduler string, fresh []dest) {
 	if len(fresh) < 2 {
 		return
 	}
-	rank := make(map[netip.AddrPort]uint64, len(fresh))
-	seed := []byte(b.node + " " + key.String() + " ")
+	text := append(b.text[:0], b.node...)
+	text = append(key.Addr.AppendTo(append(text, ' ')), byte(key.Protocol))
+	seed := len(text)
+	b.ranks = b.ranks[:0]
 	for _, d := range fresh {
-		h := fnv.New64a()
-		h.Write(seed)
-		h.Write(d.addr.AppendTo(nil))
-		rank[d.addr] = mix(h.Sum64())
+		text = d.addr.AppendTo(text[:seed])
+		b.ranks = append(b.ranks, ranked{mix(fnv1a(text)), d})
 	}
-	slices.SortFunc(fresh, func(x, y dest) int { return cmp.Compare(rank[x.addr], rank[y.addr]) })
+	b.text = text
+	slices.SortFunc(b.ranks, func(x, y ranked) int { return cmp.Compare(x.rank, y.rank) })
+	for i, r := range b.ranks {
+		fresh[i] = r.dest
+	}
+}
+
+// A ranked destination has a place in an order.
+type ranked struct {
+	rank uint64
+	dest dest
+}
+
+// fnv1a is the hash of that name, of 64 bits (RFC 9923).
+func fnv1a(text []byte) uint64 {
+	h := uint64(0xcbf29ce484222325)
+	for _, c := range text {
+		h = (h ^ uint64(c)) * 0x100000001b3
+	}
+	return h
 }
 
 // mix spreads the bits of a hash (the finalizer of MurmurHash3, in the public

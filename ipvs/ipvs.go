@@ -30,7 +30,8 @@ type Dataplane struct {
 
 	last   *service.Snapshot // what is wanted; nil before the first Sync
 	want   *State            // for last
-	have   *have             // what the kernel has; nil if unsure
+	out    batch
+	have   *have // what the kernel has; nil if unsure
 	drains *drainer
 
 	dirty *touched // what a failed op leaves in doubt
@@ -349,7 +350,9 @@ func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) 
 
 // sendPortion sends one portion as a transaction.
 func (d *Dataplane) sendPortion(ctx context.Context, p portion, total *service.Report) (refused []*kernel.OpError, err error) {
-	b := &batch{node: d.last.Node.Name, declares: d.declares}
+	b := &d.out
+	b.node, b.declares = d.last.Node.Name, d.declares
+	defer b.reset()
 	for _, key := range p.keys {
 		d.have.set(key, b.unit(key, d.have.units[key], d.target(key)))
 	}

@@ -112,7 +112,7 @@ func TestMemoryPerDestination(t *testing.T) {
 	few, many := measure(1), measure(31)
 	perDest, perPort := (many-few)/(2*30*n), few/(2*n)
 	t.Logf("%d bytes for each destination, %d for each Port", perDest, perPort)
-	if perDest > 2 {
+	if perDest > 4 { // a copy would be 40
 		t.Errorf("the dataplane keeps %d bytes for each destination, want none", perDest)
 	}
 	if perPort > 1000 {
