@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,11 +64,35 @@ func TestIPVSTakeoverModes(t *testing.T) {
 	s.walk(t, 500*time.Millisecond, []actor{
 		{kube: "iptables", variant: v},
 		fairlead(world.IPVS),
+		fairlead(world.IPVSDevice),
+		fairlead(world.IPVS),
 		fairlead(world.Userspace),
 		fairlead(world.IPVS),
 		fairlead(world.IPTables), // the way back that loses nothing
 		{kube: "iptables", variant: v},
 		fairlead(world.IPTables),
+	})
+}
+
+// TestIPVSTakeoverNFTables has ipvs mode follow kube-proxy in nftables mode, and be followed
+// by it: by way of iptables mode, since kube-proxy in that mode begins with the removal of
+// every virtual server there is.
+func TestIPVSTakeoverNFTables(t *testing.T) {
+	requireIPVS(t)
+	t.Parallel()
+	const v = "nft"
+	if !slices.Contains(ipvsVariants(t), v) {
+		t.Skip("this kernel has no nf_tables")
+	}
+	s := newStage(t, v)
+	s.flushed = true
+	fairlead := func(m world.Mode) actor { return actor{mode: m, variant: v} }
+	s.walk(t, 500*time.Millisecond, []actor{
+		{kube: "nftables", variant: v},
+		fairlead(world.IPVS),
+		fairlead(world.IPTables),
+		{kube: "nftables", variant: v},
+		fairlead(world.IPVSDevice),
 	})
 }
 
@@ -134,7 +159,7 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 func (s *stage) removed(t *testing.T, when string) {
 	t.Helper()
 
-	s.wantForeign(t, when, time.Minute, "iptables", "ip6tables", "nft")
+	s.wantForeign(t, when, 3*time.Minute, "iptables", "ip6tables", "nft")
 	if got := s.saveVariant(t, s.variant).foreign; s.now.mode == world.IPTables && !strings.Contains(got, "KUBE-KUBELET-CANARY") {
 		t.Errorf("%s: chains of the kubelet are gone:\n%s", when, got)
 	}

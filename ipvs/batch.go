@@ -2,7 +2,6 @@ package ipvs
 
 import (
 	"cmp"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -17,8 +16,10 @@ type phase uint8
 
 // The phases, in order.
 const (
-	phaseAttributes phase = iota // ownership, who may come, who is masqueraded, refusals
-	phaseAddresses               // addresses, their routes and sets
+	phaseCallers    phase = iota // who may come, before it is said that only they may
+	phaseAttributes              // ownership, who is masqueraded, refusals
+	phaseNames                   // sets of addresses, which say that they are ours
+	phaseAddresses               // addresses and their routes
 	phaseAliases                 // virtual servers of aliases
 	phaseShort                   // callers on this node may be sent to aliases
 	phaseServers                 // virtual servers and new destinations
@@ -32,17 +33,11 @@ const (
 	numPhases
 )
 
-// A dest is a destination as we have made it.
-type dest struct {
-	addr   netip.AddrPort
-	weight uint32
-}
-
 // An actual is what the kernel has for a key.
 type actual struct {
 	serves  bool
 	server  kernel.Server
-	dests   []dest // sorted by address
+	dests   dests
 	in      member
 	sources []netip.Prefix // in the set of allowed callers
 }
@@ -61,16 +56,42 @@ type target struct {
 	alias   bool
 }
 
-// A batch gathers the ops of one transaction.
+// A batch gathers the ops of one transaction. Its memory is used again by the next.
 type batch struct {
-	node   string // its name, which decides the order of new destinations
-	phases [numPhases][]kernel.Op
+	node     string // its name, which decides the order of new destinations
+	declares bool   // what is in inVIP is declared first, see Dataplane.declares
+	phases   [numPhases][]kernel.Op
 
 	added, changed, removed int
+
+	all   []kernel.Op // of before
+	fresh []dest      // of dests
+	text  []byte      // of order
+	ranks []ranked    // of order
 }
 
-// before returns the ops of all phases before p.
-func (b *batch) before(p phase) []kernel.Op { return slices.Concat(b.phases[:p]...) }
+// reset empties b. What one batch of unusual size has needed is not kept.
+func (b *batch) reset() {
+	const keep = 16 * portionKeys
+	if cap(b.all) > keep {
+		*b = batch{}
+	}
+	b.added, b.changed, b.removed = 0, 0, 0
+	for i := range b.phases {
+		clear(b.phases[i])
+		b.phases[i] = b.phases[i][:0]
+	}
+	clear(b.all)
+}
+
+// before returns the ops of all phases before p, until the next call.
+func (b *batch) before(p phase) []kernel.Op {
+	b.all = b.all[:0]
+	for _, ops := range b.phases[:p] {
+		b.all = append(b.all, ops...)
+	}
+	return b.all
+}
 
 func (b *batch) add(p phase, op kernel.Op) {
 	b.phases[p] = append(b.phases[p], op)
@@ -101,7 +122,7 @@ func (b *batch) unit(key kernel.ServerKey, have *actual, t target) *actual {
 			p = phaseAliases
 		}
 		b.add(p, kernel.NewServer{Key: key, Server: t.server})
-		out.dests = b.dests(key, p, nil, t)
+		out.dests = b.dests(key, p, dests{}, t)
 	case t.serves:
 		if have.server != t.server {
 			b.change(phaseServers, kernel.SetServer{Key: key, Server: t.server})
@@ -132,6 +153,9 @@ func (b *batch) members(key kernel.ServerKey, have *actual, t target) {
 				p = phaseShort
 			case inVIP:
 				p = phasePublish
+				if b.declares {
+					p = phaseAttributes
+				}
 			}
 			b.add(p, kernel.AddElem{Set: set, Type: kernel.HashIPPort, Elem: element(key)})
 			continue
@@ -159,9 +183,7 @@ func (b *batch) sources(key kernel.ServerKey, have, want []netip.Prefix) {
 	for _, p := range want {
 		if !slices.Contains(have, p) {
 			e.Net = p
-			b.phases[phaseAttributes] = slices.Insert(b.phases[phaseAttributes], 0,
-				kernel.Op(kernel.AddElem{Set: set, Type: kernel.HashIPPortNet, Elem: e}))
-			b.added++
+			b.add(phaseCallers, kernel.AddElem{Set: set, Type: kernel.HashIPPortNet, Elem: e})
 		}
 	}
 	for _, p := range have {
@@ -172,48 +194,64 @@ func (b *batch) sources(key kernel.ServerKey, have, want []netip.Prefix) {
 	}
 }
 
-// dests changes destinations, and returns those the kernel has then. Both lists
-// are sorted.
-func (b *batch) dests(key kernel.ServerKey, p phase, have []dest, t target) []dest {
-	out := make([]dest, 0, len(t.pool)+len(t.leaving))
-	var fresh []dest
+// dests changes destinations, and returns those the kernel has then.
+func (b *batch) dests(key kernel.ServerKey, p phase, have dests, t target) dests {
+	if have.are(t.pool) {
+		return dests{pool: t.pool}
+	}
+	fresh := b.fresh[:0]
+	var stay []dest // what leaves, and is still there
 	i := 0
 	for _, ep := range t.pool {
-		for ; i < len(have) && have[i].addr.Compare(ep.Addr) < 0; i++ {
-			out = b.leave(key, have[i], t, out)
+		for ; i < have.len() && have.at(i).addr.Compare(ep.Addr) < 0; i++ {
+			stay = b.leave(key, have.at(i), t, stay)
 		}
-		d := dest{ep.Addr, uint32(ep.Share())}
-		if i < len(have) && have[i].addr == ep.Addr {
-			if have[i].weight != d.weight {
+		d := destOf(ep)
+		if i < have.len() && have.at(i).addr == ep.Addr {
+			if have.at(i).weight != d.weight {
 				b.change(p, kernel.SetDest{Key: key, Addr: d.addr, Weight: d.weight})
 			}
 			i++
 		} else {
 			fresh = append(fresh, d)
 		}
-		out = append(out, d)
 	}
-	for ; i < len(have); i++ {
-		out = b.leave(key, have[i], t, out)
+	for ; i < have.len(); i++ {
+		stay = b.leave(key, have.at(i), t, stay)
 	}
 	b.order(key, t.server.Scheduler, fresh)
 	for _, d := range fresh {
 		b.add(p, kernel.NewDest{Key: key, Addr: d.addr, Weight: d.weight})
 	}
-	return out
+	b.fresh = fresh
+	return merged(t.pool, stay)
+}
+
+// merged returns the destinations of a pool, and more, which are sorted too.
+func merged(p service.Pool, more []dest) dests {
+	if len(more) == 0 {
+		return dests{pool: p}
+	}
+	out := make([]dest, 0, len(p)+len(more))
+	for _, ep := range p {
+		out = append(out, destOf(ep))
+	}
+	out = append(out, more...)
+	slices.SortFunc(out, func(a, b dest) int { return a.addr.Compare(b.addr) })
+	return dests{list: out}
 }
 
 // leave has a destination that is not wanted any more drain, if it is leaving in
 // peace, or go.
-func (b *batch) leave(key kernel.ServerKey, d dest, t target, out []dest) []dest {
+func (b *batch) leave(key kernel.ServerKey, d dest, t target, stay []dest) []dest {
 	if t.leaving[d.addr] == nil {
 		b.remove(phaseDrain, kernel.DelDest{Key: key, Addr: d.addr})
-		return out
+		return stay
 	}
 	if d.weight != 0 {
 		b.change(phaseDrain, kernel.SetDest{Key: key, Addr: d.addr})
 	}
-	return append(out, dest{addr: d.addr})
+	return append(stay, dest{addr: d.addr})
 }
 
 // order sorts new destinations as they are to be added. The kernel's round robin
@@ -229,15 +267,34 @@ func (b *batch) order(key kernel.ServerKey, scheduler string, fresh []dest) {
 	if len(fresh) < 2 {
 		return
 	}
-	rank := make(map[netip.AddrPort]uint64, len(fresh))
-	seed := []byte(b.node + " " + key.String() + " ")
+	text := append(b.text[:0], b.node...)
+	text = append(key.Addr.AppendTo(append(text, ' ')), byte(key.Protocol))
+	seed := len(text)
+	b.ranks = b.ranks[:0]
 	for _, d := range fresh {
-		h := fnv.New64a()
-		h.Write(seed)
-		h.Write(d.addr.AppendTo(nil))
-		rank[d.addr] = mix(h.Sum64())
+		text = d.addr.AppendTo(text[:seed])
+		b.ranks = append(b.ranks, ranked{mix(fnv1a(text)), d})
 	}
-	slices.SortFunc(fresh, func(x, y dest) int { return cmp.Compare(rank[x.addr], rank[y.addr]) })
+	b.text = text
+	slices.SortFunc(b.ranks, func(x, y ranked) int { return cmp.Compare(x.rank, y.rank) })
+	for i, r := range b.ranks {
+		fresh[i] = r.dest
+	}
+}
+
+// A ranked destination has a place in an order.
+type ranked struct {
+	rank uint64
+	dest dest
+}
+
+// fnv1a is the hash of that name, of 64 bits (RFC 9923).
+func fnv1a(text []byte) uint64 {
+	h := uint64(0xcbf29ce484222325)
+	for _, c := range text {
+		h = (h ^ uint64(c)) * 0x100000001b3
+	}
+	return h
 }
 
 // mix spreads the bits of a hash (the finalizer of MurmurHash3, in the public
@@ -257,23 +314,23 @@ func (b *batch) uses(a netip.Addr, mode VIPMode, have, want use) {
 		bit := use(1) << i
 		switch set := setName(f, name); {
 		case want&^have&bit != 0:
-			b.add(phaseAddresses, kernel.AddElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
+			b.add(phaseNames, kernel.AddElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		case have&^want&bit != 0:
 			b.remove(phaseDisown, kernel.DelElem{Set: set, Type: kernel.HashIP, Elem: kernel.Element{Addr: a}})
 		}
+	}
+	route := netip.PrefixFrom(a, a.BitLen())
+	switch { // first: what was an address of the node as a whole is not, behind it
+	case want&^have&useRoute != 0:
+		b.add(phaseAddresses, kernel.AddRoute{Table: routeTable, To: route})
+	case have&^want&useRoute != 0:
+		b.remove(phaseRelease, kernel.DelRoute{Table: routeTable, To: route})
 	}
 	switch {
 	case want&^have&useDevice != 0:
 		b.add(phaseAddresses, kernel.AddAddr{Device: deviceName, Addr: a, Routed: mode == Routed})
 	case have&^want&useDevice != 0:
 		b.remove(phaseRelease, kernel.DelAddr{Device: deviceName, Addr: a})
-	}
-	route := netip.PrefixFrom(a, a.BitLen())
-	switch {
-	case want&^have&useRoute != 0:
-		b.add(phaseAddresses, kernel.AddRoute{Table: routeTable, To: route})
-	case have&^want&useRoute != 0:
-		b.remove(phaseRelease, kernel.DelRoute{Table: routeTable, To: route})
 	}
 }
 

@@ -58,7 +58,11 @@ func (d *drainer) update(now time.Time, key kernel.ServerKey, have *actual, u, b
 		return false
 	}
 	began := false
-	for _, dst := range have.dests {
+	if u != nil && u.serves && have.dests.are(u.pool) && d.servers[key] == nil {
+		return false // nobody leaves
+	}
+	for i := range have.dests.len() {
+		dst := have.dests.at(i)
 		if u.wants(dst.addr) {
 			d.drop(key, dst.addr)
 			continue

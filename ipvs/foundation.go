@@ -96,9 +96,9 @@ func (d *Dataplane) missingRouting(ctx context.Context) ([]kernel.Op, error) {
 	for _, f := range d.cfg.families() {
 		alias := aliasPrefix(f)
 		switch there := slices.Contains(routes, alias); {
-		case d.cfg.VIPMode == Routed && !there:
+		case d.want.planner.routed() && !there:
 			ops = append(ops, kernel.AddRoute{Table: routeTable, To: alias})
-		case d.cfg.VIPMode == Device && there:
+		case !d.want.planner.routed() && there:
 			ops = append(ops, kernel.DelRoute{Table: routeTable, To: alias})
 		}
 	}
@@ -118,7 +118,7 @@ func (d *Dataplane) missingRouting(ctx context.Context) ([]kernel.Op, error) {
 
 // routingRules are the rules that route marked packets by our table.
 func (d *Dataplane) routingRules() []kernel.Rule {
-	if d.cfg.VIPMode == Device {
+	if !d.want.planner.routed() {
 		return nil
 	}
 	var out []kernel.Rule

@@ -3,6 +3,7 @@ package ipvs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
@@ -91,6 +92,43 @@ func (d *Dataplane) replace(ctx context.Context, t *change) (r service.Report, e
 	more, err := d.settle(ctx, again)
 	r.Added, r.Changed, r.Removed = r.Added+more.Added, r.Changed+more.Changed, r.Removed+more.Removed
 	return r, err
+}
+
+// turns reports whether this mode was in force with the other VIPMode, by the routing
+// rule that only one of the two has. Then rules of both are in force until addresses are
+// as they are to be: packets are routed to the node either way, and what the node has as
+// a whole is guarded.
+func (d *Dataplane) turns(ctx context.Context) (bool, error) {
+	rules, err := d.kernel.Rules(ctx, routeTable)
+	if err != nil {
+		return false, fmt.Errorf("ipvs: read routing rules: %w", err)
+	}
+	if d.cfg.VIPMode == Device || len(rules) > 0 {
+		return d.cfg.VIPMode == Device && len(rules) > 0, nil
+	}
+	for _, f := range d.cfg.families() {
+		sets, err := d.kernel.Sets(ctx, setName(f, ""))
+		if err != nil {
+			return false, fmt.Errorf("ipvs: read sets: %w", err)
+		}
+		if len(sets) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// turned takes away what only the other VIPMode needs.
+func (d *Dataplane) turned(ctx context.Context) error {
+	d.want.planner.turning = false
+	err := d.restoreRules(ctx)
+	if err == nil {
+		_, err = d.makeMissing(ctx)
+	}
+	if err != nil {
+		d.forget()
+	}
+	return err
 }
 
 // A replacement is noted while addresses that are routed to the node as a whole are to

@@ -30,7 +30,8 @@ type Dataplane struct {
 
 	last   *service.Snapshot // what is wanted; nil before the first Sync
 	want   *State            // for last
-	have   *have             // what the kernel has; nil if unsure
+	out    batch
+	have   *have // what the kernel has; nil if unsure
 	drains *drainer
 
 	dirty *touched // what a failed op leaves in doubt
@@ -39,10 +40,16 @@ type Dataplane struct {
 
 	polled    time.Time // when connections were last counted
 	lastAudit time.Time
-	verifying bool                // what is written is a repair
-	replacing *replacement        // nil but while another proxy is replaced
-	held      map[netip.Addr]bool // of one reading: see Config.Held; nil if not asked
-	suspect   atomic.Bool
+	verifying bool         // what is written is a repair
+	replacing *replacement // nil but while another proxy is replaced
+
+	// declares is set while another proxy is replaced with Device. What has an address
+	// of the node already is reached without being published, and must not be refused
+	// for a moment because the address is known as a virtual one and the port is not.
+	declares bool
+
+	held    map[netip.Addr]bool // of one reading: see Config.Held; nil if not asked
+	suspect atomic.Bool
 }
 
 // New returns a Dataplane that has not touched the kernel yet. The metrics may be
@@ -130,6 +137,13 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 		r, err := d.replace(ctx, t)
 		return d.finish(r), err
 	}
+	turns, err := d.turns(ctx)
+	if err != nil {
+		return service.Report{}, err
+	}
+	d.want.planner.turning = turns
+	d.declares = d.cfg.VIPMode == Device && d.cfg.Follows != nil && d.cfg.Follows(ctx)
+	defer func() { d.declares = false }()
 	if err := d.foundation(ctx); err != nil {
 		return service.Report{}, err
 	}
@@ -139,6 +153,9 @@ func (d *Dataplane) resync(ctx context.Context, snap *service.Snapshot) (service
 	t.everything(d.have, d.want)
 	r, err := d.settle(ctx, t)
 	r.Resynced = true
+	if turns && err == nil {
+		err = d.turned(ctx)
+	}
 	return d.finish(r), err
 }
 
@@ -318,16 +335,33 @@ func (d *Dataplane) target(key kernel.ServerKey) target {
 	return t
 }
 
-// send sends what differs, and returns what the kernel refused.
+// send sends what differs, a portion after the other, and returns what the kernel
+// refused.
 func (d *Dataplane) send(ctx context.Context, t *change, total *service.Report) (refused []*kernel.OpError, err error) {
-	b := &batch{node: d.last.Node.Name}
-	// Sorted, so that equal changes give equal messages.
-	for _, key := range slices.SortedFunc(maps.Keys(t.keys), kernel.ServerKey.Compare) {
+	for p := range d.want.portions(t.touched) {
+		r, err := d.sendPortion(ctx, p, total)
+		if err != nil {
+			return nil, err
+		}
+		refused = append(refused, r...)
+	}
+	return refused, nil
+}
+
+// sendPortion sends one portion as a transaction.
+func (d *Dataplane) sendPortion(ctx context.Context, p portion, total *service.Report) (refused []*kernel.OpError, err error) {
+	b := &d.out
+	b.node, b.declares = d.last.Node.Name, d.declares
+	defer b.reset()
+	for _, key := range p.keys {
 		d.have.set(key, b.unit(key, d.have.units[key], d.target(key)))
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(t.addrs), netip.Addr.Compare) {
-		want := d.want.usesOf(a)
-		b.uses(a, d.cfg.VIPMode, d.have.uses[a], want)
+	for _, a := range p.addrs {
+		have, want := d.have.uses[a], d.want.usesOf(a)
+		if !p.last {
+			want |= have // what goes may be needed by what goes later
+		}
+		b.uses(a, d.cfg.VIPMode, have, want)
 		d.have.setUses(a, want)
 	}
 	for _, f := range d.cfg.families() {

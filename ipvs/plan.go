@@ -16,10 +16,10 @@ import (
 type State struct {
 	planner *planner
 
-	ports  map[service.PortID][]*unit
+	ports  map[*service.Port][]*unit
 	units  map[kernel.ServerKey]*unit
 	rivals map[kernel.ServerKey][]*unit // want a key that another unit has
-	uses   map[netip.Addr]*useCount
+	uses   map[netip.Addr]useCount
 	health [service.NumFamilies][]uint16 // sorted
 
 	why map[service.PortID][]string // what is not served as told
@@ -49,10 +49,10 @@ func Plan(snap *service.Snapshot, cfg Config) (*State, []service.Deviation) {
 func newState(cfg Config, node *service.Node) *State {
 	return &State{
 		planner: newPlanner(cfg, node),
-		ports:   make(map[service.PortID][]*unit),
+		ports:   make(map[*service.Port][]*unit),
 		units:   make(map[kernel.ServerKey]*unit),
 		rivals:  make(map[kernel.ServerKey][]*unit),
-		uses:    make(map[netip.Addr]*useCount),
+		uses:    make(map[netip.Addr]useCount),
 		why:     make(map[service.PortID][]string),
 	}
 }
@@ -90,10 +90,10 @@ func (t *touched) addr(a netip.Addr) {
 func (st *State) advance(prev, next *service.Snapshot, t *touched) {
 	for old, now := range next.Changed(prev) {
 		if old != nil {
-			for _, u := range st.ports[old.ID] {
+			for _, u := range st.ports[old] {
 				st.remove(u, t)
 			}
-			delete(st.ports, old.ID)
+			delete(st.ports, old)
 			delete(st.why, old.ID)
 		}
 		if now != nil {
@@ -117,7 +117,7 @@ func (st *State) advance(prev, next *service.Snapshot, t *touched) {
 func (st *State) add(p *service.Port, t *touched) {
 	units, why := st.planner.port(p)
 	if len(units) > 0 {
-		st.ports[p.ID] = units
+		st.ports[p] = units
 	}
 	if len(why) > 0 {
 		st.why[p.ID] = why
@@ -175,25 +175,21 @@ func (st *State) use(a netip.Addr, u use, n int32, t *touched) {
 	}
 	t.addr(a)
 	c := st.uses[a]
-	if c == nil {
-		c = &useCount{}
-		st.uses[a] = c
-	}
 	for i := range c {
 		if u&(1<<i) != 0 {
 			c[i] += n
 		}
 	}
-	if *c == (useCount{}) {
+	if c == (useCount{}) {
 		delete(st.uses, a)
+	} else {
+		st.uses[a] = c
 	}
 }
 
 func (st *State) usesOf(a netip.Addr) use {
-	if c := st.uses[a]; c != nil {
-		return c.use()
-	}
-	return 0
+	c := st.uses[a]
+	return c.use()
 }
 
 // deviations lists what is not served as told, by Port.

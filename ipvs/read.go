@@ -39,7 +39,7 @@ func (h *have) set(key kernel.ServerKey, a *actual) {
 func (h *have) count(a *actual, sign int) {
 	if a != nil && a.serves {
 		h.servers += sign
-		h.dests += sign * len(a.dests)
+		h.dests += sign * a.dests.len()
 	}
 }
 
@@ -83,24 +83,17 @@ func (h *have) doubt(key kernel.ServerKey, s *kernel.ServerState, t target) {
 	for _, p := range t.sources {
 		a.sources = slices.DeleteFunc(slices.Clone(a.sources), func(q netip.Prefix) bool { return p == q })
 	}
-	a.take(s)
+	a.take(s, t.pool)
 }
 
-// take sets the virtual server of a to what was read; nil is none.
-func (a *actual) take(s *kernel.ServerState) {
-	a.serves, a.server, a.dests = s != nil, kernel.Server{}, nil
+// take sets the virtual server of a to what was read, of which wanted are to be the
+// destinations; nil is none.
+func (a *actual) take(s *kernel.ServerState, wanted service.Pool) {
+	a.serves, a.server, a.dests = s != nil, kernel.Server{}, dests{}
 	if s == nil {
 		return
 	}
-	a.server = s.Server
-	a.dests = make([]dest, 0, len(s.Dests))
-	for _, d := range s.Dests {
-		w := d.Weight
-		if d.Other {
-			w = ^uint32(0) // written again, which makes it a masquerading one
-		}
-		a.dests = append(a.dests, dest{d.Addr, w})
-	}
+	a.server, a.dests = s.Server, destsOf(s.Dests, wanted)
 }
 
 // read reads what the kernel has of ours, and of what is wanted. What belongs to
@@ -119,10 +112,15 @@ func (d *Dataplane) read(ctx context.Context) error {
 	}
 	for key, s := range servers {
 		own := h.units[key] != nil && h.units[key].in&inOwn != 0
-		wanted := d.want.units[key] != nil && d.want.units[key].serves
+		u := d.want.units[key]
+		wanted := u != nil && u.serves
 		if (own || wanted) && !d.cfg.excludes(key.Addr.Addr()) && d.cfg.serves(service.FamilyOf(key.Addr.Addr())) {
 			a := h.unit(key)
-			a.take(s)
+			var pool service.Pool
+			if wanted {
+				pool = u.pool
+			}
+			a.take(s, pool)
 			h.count(a, 1)
 		}
 	}

@@ -117,8 +117,6 @@ func (fam *family) pods(not bool) []xt.Match {
 	}
 }
 
-func (fam *family) routed() bool { return fam.cfg.VIPMode == Routed }
-
 // preRouting decides what is routed to the node. It sees every packet that
 // arrives.
 func (fam *family) preRouting() []xt.Rule {
@@ -268,7 +266,7 @@ func (fam *family) input() []xt.Rule {
 		rule(xt.Accept{}, xt.Proto{Protocol: xt.TCP}, xt.InSet{Set: setName(fam.f, healthSet), Dirs: "dst"}),
 	}
 	rules = append(rules, fam.refuse()...)
-	if !fam.routed() {
+	if fam.captures() {
 		declared := fam.in(inVIP)
 		declared.Not = true
 		direct := isDNAT

@@ -51,7 +51,15 @@ type planner struct {
 	cfg   Config
 	node  *service.Node
 	nodes [service.NumFamilies][]netip.Addr // at which node ports answer
+
+	turning bool // rules are those of both VIPModes, see turns
 }
+
+// routed reports whether packets to virtual addresses are marked and routed to the node.
+func (pl *planner) routed() bool { return pl.cfg.VIPMode == Routed || pl.turning }
+
+// captures reports whether the node has virtual addresses as a whole.
+func (pl *planner) captures() bool { return pl.cfg.VIPMode == Device || pl.turning }
 
 func newPlanner(cfg Config, node *service.Node) *planner {
 	pl := &planner{cfg: cfg, node: node}

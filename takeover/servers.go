@@ -167,8 +167,11 @@ func (t *Taker) predecessors(ctx context.Context, r *Result) error {
 		return fmt.Errorf("read the addresses of the node: %w", err)
 	}
 	c, err := ReadClaim(ctx, t.cfg.Kernel, local)
-	if err != nil || len(c.sets) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(c.sets) == 0 {
+		return t.captured(ctx, r)
 	}
 	all, err := t.cfg.Kernel.Servers(ctx)
 	if err != nil {
@@ -232,6 +235,34 @@ func (t *Taker) ours(ctx context.Context) (owned, error) {
 		}
 	}
 	return o, nil
+}
+
+// captured looks after addresses of ours that the node has as a whole since it served by
+// way of them, and keeps as long as its own connections come from there. The dataplane
+// sees when they have ended.
+func (t *Taker) captured(ctx context.Context, r *Result) error {
+	if t.cfg.Mode != IPVS || t.cfg.IPVS.VIPMode != ipvs.Routed {
+		return nil
+	}
+	ours, err := t.ours(ctx)
+	if err != nil || len(ours.addrs) == 0 {
+		return err
+	}
+	dev, err := t.cfg.Kernel.Device(ctx, device)
+	if err != nil {
+		return fmt.Errorf("read the addresses of %s: %w", device, err)
+	}
+	sockets, err := t.cfg.Sockets()
+	if err != nil {
+		return fmt.Errorf("list sockets: %w", err)
+	}
+	for a, state := range dev.Addrs {
+		if state.Local && sockets[a] && ours.addrs[a] {
+			t.rehome(a)
+			r.Held++
+		}
+	}
+	return nil
 }
 
 func (t *Taker) excluded(a netip.Addr) bool {

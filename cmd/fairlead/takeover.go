@@ -111,6 +111,9 @@ func takeoverTools(mode string, inUse iptables.Variant) []takeover.Tool {
 // leftIPVS is what ipvs mode was configured with, as far as its remains depend on that.
 func (p *process) leftIPVS() ipvs.Config {
 	cfg := ipvsConfig{Scheduler: "rr"}.plan(p.flags.MasqueradeBit)
+	if p.cfg.Mode == modeIPVS {
+		cfg.VIPMode = p.cfg.IPVS.VIPMode
+	}
 	cfg.Log = p.log
 	for _, s := range p.flags.IPVS.ExcludeCIDRs {
 		if n, err := parseCIDR(s); err == nil { // else it was said already, where it matters

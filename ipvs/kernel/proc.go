@@ -1,10 +1,13 @@
 package kernel
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
 	"strconv"
@@ -32,40 +35,70 @@ import (
 // stands behind the key is not used: the timeout is in ticks, whose length is
 // not known here, flags of the scheduler are missing, and those of IPv6 differ
 // between kernels.
-func parseProc(text []byte) (map[ServerKey][]Dest, error) {
-	servers := map[ServerKey][]Dest{}
-	var key ServerKey
-	known := false // whether the last server is in servers
-	for line := range bytes.Lines(text) {
-		var fields [6][]byte
-		n := split(line, &fields)
-		if n == 0 {
-			continue
+//
+// The file is read a line at a time: with 100,000 destinations it has six megabytes.
+func parseProc(r io.Reader) (map[ServerKey][]Dest, error) {
+	p := procParser{servers: map[ServerKey][]Dest{}}
+	in := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := in.ReadSlice('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
 		}
-		name := string(fields[0])
-		switch {
-		case name == "->" && n == 6 && string(fields[5]) != "InActConn":
-			if !known {
-				continue
-			}
-			d, err := parseProcDest(&fields)
-			if err != nil {
-				return nil, fmt.Errorf("line %q: %w", bytes.TrimSpace(line), err)
-			}
-			servers[key] = append(servers[key], d)
-		case name == "TCP" || name == "UDP" || name == "SCTP":
-			addr, err := parseProcAddr(fields[1])
-			if err != nil {
-				return nil, fmt.Errorf("line %q: %w", bytes.TrimSpace(line), err)
-			}
-			key = ServerKey{Addr: addr, Protocol: procProtocol(name)}
-			// A server shows twice if others were removed while it was read.
-			servers[key], known = nil, true
-		default: // the header, a firewall mark, a protocol of no Service
-			known = false
+		if bad := p.line(line); bad != nil {
+			return nil, fmt.Errorf("line %q: %w", bytes.TrimSpace(line), bad)
+		}
+		if err != nil {
+			p.end()
+			return p.servers, nil
 		}
 	}
-	return servers, nil
+}
+
+// A procParser has read a part of the file.
+type procParser struct {
+	servers map[ServerKey][]Dest
+	key     ServerKey // of the last server
+	known   bool      // whether it is one that we know
+	list    []Dest    // its destinations so far
+}
+
+// line reads one more line.
+func (p *procParser) line(line []byte) error {
+	var fields [6][]byte
+	n := split(line, &fields)
+	if n == 0 {
+		return nil
+	}
+	switch name := string(fields[0]); {
+	case name == "->" && n == 6 && string(fields[5]) != "InActConn":
+		if !p.known {
+			return nil
+		}
+		d, err := parseProcDest(&fields)
+		if err != nil {
+			return err
+		}
+		p.list = append(p.list, d)
+	case name == "TCP" || name == "UDP" || name == "SCTP":
+		addr, err := parseProcAddr(fields[1])
+		if err != nil {
+			return err
+		}
+		p.end()
+		p.key, p.known = ServerKey{Addr: addr, Protocol: procProtocol(name)}, true
+	default: // the header, a firewall mark, a protocol of no Service
+		p.end()
+	}
+	return nil
+}
+
+// end notes the last server. One shows twice if others were removed while it was read.
+func (p *procParser) end() {
+	if p.known {
+		p.servers[p.key] = append([]Dest(nil), p.list...)
+	}
+	p.known, p.list = false, p.list[:0]
 }
 
 // split cuts a line at blanks into fields, as far as they go, and returns how

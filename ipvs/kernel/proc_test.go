@@ -1,7 +1,9 @@
 package kernel
 
 import (
+	"bytes"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -35,7 +37,7 @@ TCP  0A600003:0050 rr
 `
 
 func TestParseProc(t *testing.T) {
-	got, err := parseProc([]byte(procText))
+	got, err := parseProc(strings.NewReader(procText))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +67,7 @@ func TestParseProc(t *testing.T) {
 // were removed between two reads of the file.
 func TestParseProcTwice(t *testing.T) {
 	server := "TCP  0A600001:0050 rr  \n  -> 0AF40102:0050      Masq    1      0          0\n"
-	got, err := parseProc([]byte(procHeader + server + server))
+	got, err := parseProc(strings.NewReader(procHeader + server + server))
 	if err != nil || len(got) != 1 {
 		t.Fatalf("got %v, %v", got, err)
 	}
@@ -94,7 +96,7 @@ func TestParseProcRefuses(t *testing.T) {
 		dest + "0AF40102:0050      Masq    1      9999999999 0\n",
 		dest + "0AF40102:0050      Masq    1      0          -9999999999\n",
 	} {
-		if got, err := parseProc([]byte(procHeader + text)); err == nil {
+		if got, err := parseProc(strings.NewReader(procHeader + text)); err == nil {
 			t.Errorf("%q: got %v, want an error", text, got)
 		}
 	}
@@ -104,7 +106,7 @@ func FuzzParseProc(f *testing.F) {
 	f.Add([]byte(procText))
 	f.Add([]byte("TCP [::ffff:1.2.3.4]:0050 rr\n-> [::]:0000 Masq 1 0 0\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		servers, err := parseProc(text)
+		servers, err := parseProc(bytes.NewReader(text))
 		if err != nil && servers != nil {
 			t.Errorf("both servers and the error %v", err)
 		}

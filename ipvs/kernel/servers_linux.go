@@ -44,11 +44,12 @@ func (l *Linux) Servers(ctx context.Context) (map[ServerKey]*ServerState, error)
 	if err != nil {
 		return nil, fmt.Errorf("list virtual servers: %w", err)
 	}
-	text, err := os.ReadFile(procFile)
+	file, err := os.Open(procFile)
 	if err != nil {
 		return nil, fmt.Errorf("list destinations: %w", err)
 	}
-	dests, err := parseProc(text)
+	defer file.Close()
+	dests, err := parseProc(file)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", procFile, err)
 	}

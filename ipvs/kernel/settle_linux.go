@@ -45,6 +45,9 @@ type unsettled struct {
 
 // settle brings the local routes of IPv6 addresses to what AddAddr promises.
 func (t *transaction) settle() error {
+	if len(t.unsettled) == 0 {
+		return nil
+	}
 	open := t.takeUnsettled()
 	pause := time.Millisecond
 	for start := time.Now(); len(open) > 0; pause = min(2*pause, 50*time.Millisecond) {

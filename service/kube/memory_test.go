@@ -40,7 +40,7 @@ func held(t *testing.T, n int) (bytes, objects int64) {
 	}
 	put("Service", services, d.Service)
 	put("EndpointSlice", slices, d.Slice)
-	if got := len(st.Snapshot().Ports); got < n {
+	if got := st.Snapshot().Ports.Len(); got < n {
 		t.Fatalf("%d ports of %d Services", got, n)
 	}
 	after := heap()
