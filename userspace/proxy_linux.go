@@ -50,6 +50,8 @@ type Proxy struct {
 	udp   *udp.Engine
 	links *links
 
+	succession *succession
+
 	mu      sync.RWMutex
 	node    *service.Node
 	ports   map[service.PortID]*portState
@@ -73,6 +75,7 @@ type portState struct {
 	balancer *balance.Balancer
 
 	mu       sync.Mutex
+	now      *service.Port                            // nil once it is no more
 	journeys map[netip.AddrPort]map[*journey]struct{} // connected, by endpoint
 }
 
@@ -89,9 +92,14 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("userspace: %w", err)
 	}
-	if err := p.listen(); err != nil {
+	if p.succession.estate, err = inherit(); err != nil {
+		p.log.Warn("the process before this one hands nothing over", "err", err)
+	}
+	if err := p.listen(p.succession.estate); err != nil {
+		p.succession.estate.close()
 		return nil, errors.Join(err, p.tcp.Close())
 	}
+	p.succession.estate.rest()
 	return p, nil
 }
 
@@ -109,22 +117,28 @@ func newProxy(cfg ProxyConfig) (*Proxy, error) {
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, links: newLinks(),
 		node: &service.Node{}, ports: make(map[service.PortID]*portState), served: make(map[Place]frontend),
-		told: make(chan struct{}), stopped: make(chan struct{}),
+		told: make(chan struct{}), stopped: make(chan struct{}), succession: newSuccession(),
 	}
 	p.tell = sync.OnceFunc(func() { close(p.told) })
 	return p, nil
 }
 
-// listen opens the sockets of all families and origins.
-func (p *Proxy) listen() error {
+// listen opens the sockets of all families and origins that are not in the estate.
+func (p *Proxy) listen(e *estate) error {
 	datagrams := udp.Config{
 		Handler: sessions{p}, Transparent: true, Mark: p.cfg.SocketMark(),
-		IdleTimeout: p.cfg.UDPTimeout, MaxSessions: p.cfg.MaxSessions,
+		IdleTimeout: p.cfg.UDPTimeout, MaxSessions: p.cfg.MaxSessions, Inherited: e.datagrams(),
 	}
 	for _, f := range p.cfg.families() {
 		for o := range service.Origin(service.NumOrigins) {
 			at := p.cfg.Listen(f, o)
-			if _, err := p.tcp.Listen(at, o); err != nil {
+			var err error
+			if s, ok := e.listener(at, o); ok {
+				err = p.tcp.Inherit(s)
+			} else {
+				_, err = p.tcp.Listen(at, o)
+			}
+			if err != nil {
 				return fmt.Errorf("userspace: listen at tcp %v: %w", at, err)
 			}
 			datagrams.Listeners = append(datagrams.Listeners, udp.Listener{Addr: at, Origin: o})
@@ -137,7 +151,9 @@ func (p *Proxy) listen() error {
 	return nil
 }
 
-// Run serves until ctx is done, which is no error. Then it resets all connections.
+// Run serves until ctx is done, which is no error. Then it resets all connections that
+// no other process takes over; but for a Proxy that NewPlainProxy has made, it leaves
+// them a second to end, in which new ones wait for who comes after.
 //
 // It begins after the first Follow. What comes before, sent here by rules that an
 // earlier process has left, waits in the kernel: nobody could say where it is to go,
@@ -150,8 +166,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.timers.Wait()
 		return p.Close()
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	rest := p.takeOver()
+	outer := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(outer))
 	defer cancel() // if one ends, so does the other
+	defer context.AfterFunc(outer, func() {
+		p.windUp()
+		cancel()
+	})()
+	if !p.plain {
+		p.timers.Go(func() {
+			rest()
+			p.offer(ctx)
+		})
+	}
 	served := make(chan error, 1)
 	go func() {
 		defer cancel()
@@ -166,7 +194,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 }
 
 // Close gives back what a Proxy holds that was not run.
-func (p *Proxy) Close() error { return errors.Join(p.tcp.Close(), p.udp.Close()) }
+func (p *Proxy) Close() error {
+	p.succession.estate.close()
+	return errors.Join(p.tcp.Close(), p.udp.Close())
+}
 
 // Follow implements [Server].
 func (p *Proxy) Follow(node *service.Node, ports []PortChange, places []PlaceChange) {
@@ -231,15 +262,18 @@ func (p *Proxy) portOf(at netip.AddrPort) *portState {
 // connections of TCP last, unless their pod is gone.
 func (p *Proxy) change(c PortChange, now time.Time) []leave {
 	if c.New == nil {
+		if s := p.ports[c.Old.ID]; s != nil {
+			s.follow(nil)
+		}
 		delete(p.ports, c.Old.ID)
 		return nil // its places are not served any more, which ends its sessions
 	}
 	s := p.ports[c.New.ID]
 	if s == nil {
-		s = &portState{id: c.New.ID, journeys: make(map[netip.AddrPort]map[*journey]struct{})}
-		s.balancer = balance.New(p.balanceConfig(c.New.ID))
+		s = p.newPort(c.New.ID)
 		p.ports[c.New.ID] = s
 	}
+	s.follow(c.New)
 	s.balancer.Update(c.New, now)
 	if c.Old == nil {
 		return nil
@@ -259,6 +293,17 @@ func (p *Proxy) change(c PortChange, now time.Time) []leave {
 		}
 	}
 	return nil
+}
+
+func (p *Proxy) newPort(id service.PortID) *portState {
+	return &portState{id: id, balancer: balance.New(p.balanceConfig(id))}
+}
+
+// follow notes what the Port is now; nil says that it is no more.
+func (s *portState) follow(port *service.Port) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = port
 }
 
 // balanceConfig has round robin start elsewhere on each node and for each Port.
@@ -370,10 +415,18 @@ func (j *journey) Failed(err error) {
 // Connected implements [relay.Journey].
 func (j *journey) Connected(h relay.Handle) {
 	j.port.balancer.Connected(&j.conn, time.Now())
+	j.enter(h)
+}
+
+// enter notes that the connection is open.
+func (j *journey) enter(h relay.Handle) {
 	j.handle = h
 	s := j.port
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.journeys == nil {
+		s.journeys = make(map[netip.AddrPort]map[*journey]struct{})
+	}
 	if s.journeys[j.at] == nil {
 		s.journeys[j.at] = make(map[*journey]struct{})
 	}
@@ -441,6 +494,7 @@ func (p *Proxy) Counts() Counts {
 			"refused": float64(t.FailedRefused), "unreachable": float64(t.FailedUnreachable),
 			"timeout": float64(t.FailedTimeout), "other": float64(t.FailedOther),
 		},
+		Given: float64(t.Given), Taken: float64(t.Taken),
 		FromClients: float64(t.FromClient), ToClients: float64(t.ToClient), Spliced: float64(t.Spliced),
 	}
 	u := p.udp.Stats()

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -47,6 +48,7 @@ func (b *Balancer) State(now time.Time) State {
 		}
 		s.Endpoints = append(s.Endpoints, o)
 	}
+	slices.SortFunc(s.Endpoints, func(a, b Outcome) int { return a.Addr.Compare(b.Addr) })
 	if b.affinity == 0 || b.clients.len() == 0 {
 		return s
 	}
