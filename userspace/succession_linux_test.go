@@ -100,7 +100,7 @@ func TestSuccession(t *testing.T) {
 		conns = n
 		all := uint64(8*n + 1000)
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: all, Max: all}); err != nil {
-			t.Fatal(err)
+			t.Logf("the limit of descriptors stays as it is: %v", err)
 		}
 	}
 	var endpoints []netip.AddrPort
@@ -141,7 +141,8 @@ func TestSuccession(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	t.Logf("%d connections handed over in %v, allocating %d KiB", conns, time.Since(start).Round(time.Millisecond), (after.TotalAlloc-before.TotalAlloc)>>10)
-	if !waitFor(first.Done) || first.Counts().Given != float64(conns) || second.Counts().Taken != float64(conns) {
+	all := func() bool { return second.Counts().Taken == float64(conns) }
+	if !waitFor(first.Done) || !waitFor(all) || first.Counts().Given != float64(conns) {
 		t.Errorf("given %v, taken %v, want %d", first.Counts().Given, second.Counts().Taken, conns)
 	}
 	first.stop()
