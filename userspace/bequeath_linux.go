@@ -34,7 +34,7 @@ func (p *Proxy) handOver(conn *handover.Conn) error {
 	if err = errors.Join(err, refused); err != nil {
 		return err
 	}
-	if err := deliver(conn, parcel{Ready: true}, nil); err != nil {
+	if err := deliver(conn, parcel{Begin: true}, nil); err != nil {
 		return err
 	}
 	return p.giveConns(conn)
@@ -70,7 +70,11 @@ func (p *Proxy) giveBalancers(conn *handover.Conn) error {
 	p.mu.RUnlock()
 	now := time.Now()
 	for _, s := range ports {
-		state := s.balancer.State(now)
+		b := s.chooser.Load()
+		if b == nil {
+			continue
+		}
+		state := b.State(now)
 		for len(state.Clients)+len(state.Endpoints) > 0 {
 			part := state
 			part.Clients = state.Clients[:min(len(state.Clients), maxClients)]
@@ -155,7 +159,7 @@ func (p *Proxy) takeOver() (rest func()) {
 		err = e.conn.Send(request{Take: true, Version: successionVersion}, nil)
 	}
 	if err == nil {
-		err = p.takeUntil(e.conn, func(what *parcel) bool { return what.Ready })
+		err = p.takeUntil(e.conn, func(what *parcel) bool { return what.Begin })
 	}
 	if err != nil {
 		p.log.Warn("what the process before has open stays there, or is lost with it", "err", err)
@@ -197,7 +201,7 @@ func (p *Proxy) unpack(what *parcel, fds []int) {
 	now := time.Now()
 	for i := range what.Balancers {
 		if s := p.stateOf(what.Balancers[i].Port); s != nil {
-			s.balancer.Learn(what.Balancers[i].State, now)
+			s.balancer().Learn(what.Balancers[i].State, now)
 		}
 	}
 	for i := range what.Sessions {
@@ -232,10 +236,10 @@ func (p *Proxy) takeSession(s *passedSession, fd int) {
 		return
 	}
 	c.at, c.source = g.Addr, g.Source
-	c.port.balancer.Join(&c.conn, c.at)
+	c.port.balancer().Join(&c.conn, c.at)
 	g.Lease = c
 	if err := p.udp.Take(&g); err != nil {
-		c.port.balancer.Finished(&c.conn)
+		c.port.balancer().Finished(&c.conn)
 		return
 	}
 	p.succession.taken.Add(1)
@@ -254,10 +258,10 @@ func (p *Proxy) takeConn(c *passedConn, fds []int, now time.Time) {
 	}
 	h := &heir{journey{call: call{proxy: p, port: s, at: c.Endpoint}, begun: now.Add(-c.Age)}}
 	h.conn.Client, h.conn.Frontend = c.Client, c.Frontend
-	s.balancer.Join(&h.conn, c.Endpoint)
+	s.balancer().Join(&h.conn, c.Endpoint)
 	if err := p.tcp.Take(c.State, fds, h); err != nil {
 		handover.CloseAll(fds)
-		s.balancer.Finished(&h.conn)
+		s.balancer().Finished(&h.conn)
 		return
 	}
 	if !s.has(c.Endpoint) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,8 +72,9 @@ type frontend struct {
 // A portState is what the proxy knows of a Port. It outlives the Port if there are
 // connections.
 type portState struct {
-	id       service.PortID
-	balancer *balance.Balancer
+	id      service.PortID
+	config  balance.Config
+	chooser atomic.Pointer[balance.Balancer] // nil before anybody calls: most Ports nobody does
 
 	mu       sync.Mutex
 	now      *service.Port                            // nil once it is no more
@@ -263,7 +265,7 @@ func (p *Proxy) portOf(at netip.AddrPort) *portState {
 func (p *Proxy) change(c PortChange, now time.Time) []leave {
 	if c.New == nil {
 		if s := p.ports[c.Old.ID]; s != nil {
-			s.follow(nil)
+			s.follow(nil, now)
 		}
 		delete(p.ports, c.Old.ID)
 		return nil // its places are not served any more, which ends its sessions
@@ -273,8 +275,7 @@ func (p *Proxy) change(c PortChange, now time.Time) []leave {
 		s = p.newPort(c.New.ID)
 		p.ports[c.New.ID] = s
 	}
-	s.follow(c.New)
-	s.balancer.Update(c.New, now)
+	s.follow(c.New, now)
 	if c.Old == nil {
 		return nil
 	}
@@ -296,14 +297,36 @@ func (p *Proxy) change(c PortChange, now time.Time) []leave {
 }
 
 func (p *Proxy) newPort(id service.PortID) *portState {
-	return &portState{id: id, balancer: balance.New(p.balanceConfig(id))}
+	return &portState{id: id, config: p.balanceConfig(id)}
 }
 
 // follow notes what the Port is now; nil says that it is no more.
-func (s *portState) follow(port *service.Port) {
+func (s *portState) follow(port *service.Port, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now = port
+	if b := s.chooser.Load(); b != nil && port != nil {
+		b.Update(port, now)
+	}
+}
+
+// balancer returns the one there is, or makes it: it is the same as if it had been there
+// all the time and had had nothing to do.
+func (s *portState) balancer() *balance.Balancer {
+	if b := s.chooser.Load(); b != nil {
+		return b
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.chooser.Load()
+	if b == nil {
+		b = balance.New(s.config)
+		if s.now != nil {
+			b.Update(s.now, time.Now())
+		}
+		s.chooser.Store(b)
+	}
+	return b
 }
 
 // balanceConfig has round robin start elsewhere on each node and for each Port.
@@ -372,7 +395,7 @@ func (p *Proxy) call(at Place, client netip.AddrPort, origin service.Origin) *ca
 
 // next picks an endpoint that has not been tried yet.
 func (c *call) next() (ok bool) {
-	c.at, ok = c.port.balancer.Pick(&c.conn, time.Now())
+	c.at, ok = c.port.balancer().Pick(&c.conn, time.Now())
 	c.source = netip.AddrPort{}
 	if ok && !c.proxy.plain && c.proxy.keeps(c.node, c.route, c.conn.Client.Addr(), c.at.Addr()) {
 		c.source = c.conn.Client
@@ -409,12 +432,12 @@ func (j *journey) Failed(err error) {
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) {
 		return
 	}
-	j.port.balancer.Failed(&j.conn, time.Now())
+	j.port.balancer().Failed(&j.conn, time.Now())
 }
 
 // Connected implements [relay.Journey].
 func (j *journey) Connected(h relay.Handle) {
-	j.port.balancer.Connected(&j.conn, time.Now())
+	j.port.balancer().Connected(&j.conn, time.Now())
 	j.enter(h)
 }
 
@@ -436,7 +459,7 @@ func (j *journey) enter(h relay.Handle) {
 // Closed implements [relay.Journey].
 func (j *journey) Closed(relay.Stats) {
 	s := j.port
-	s.balancer.Finished(&j.conn)
+	s.balancer().Finished(&j.conn)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if delete(s.journeys[j.at], j); len(s.journeys[j.at]) == 0 {
@@ -467,7 +490,7 @@ func (p sessions) Target(f udp.Flow, failed any) (udp.Target, bool) {
 // Answered implements [udp.Handler].
 func (p sessions) Answered(lease any) {
 	c := lease.(*call)
-	c.port.balancer.Connected(&c.conn, time.Now())
+	c.port.balancer().Connected(&c.conn, time.Now())
 }
 
 // Closed implements [udp.Handler].
@@ -475,12 +498,12 @@ func (p sessions) Closed(lease any, r udp.Result) {
 	c := lease.(*call)
 	switch {
 	case r.Reason == udp.Failed:
-		c.port.balancer.Failed(&c.conn, time.Now())
+		c.port.balancer().Failed(&c.conn, time.Now())
 		return
 	case r.Reason == udp.Idle && !r.Answered: // not every protocol answers
-		c.port.balancer.Connected(&c.conn, time.Now())
+		c.port.balancer().Connected(&c.conn, time.Now())
 	}
-	c.port.balancer.Finished(&c.conn)
+	c.port.balancer().Finished(&c.conn)
 }
 
 // Counts returns what the proxy has done. It may be called from any goroutine.
@@ -508,7 +531,11 @@ func (p *Proxy) Counts() Counts {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	for _, s := range p.ports {
-		b := s.balancer.Stats()
+		chooser := s.chooser.Load()
+		if chooser == nil {
+			continue
+		}
+		b := chooser.Stats()
 		c.Ejected += float64(b.LeftOut)
 		c.Ejections += float64(b.Ejections)
 	}

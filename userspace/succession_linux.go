@@ -28,7 +28,7 @@ import (
 //	    ──take──────▶ once it knows what to serve. The old one accepts no more
 //	    ◀─balancers─  who is bound where, which endpoints have failed
 //	    ◀─sessions──  of UDP; the old one has stopped to read before
-//	    ◀─ready─────  the new one serves
+//	    ◀─begin─────  the new one serves
 //	    ◀─conns─────  of TCP, some at a time, until there are none
 //	    ──ack───────▶ after each of these
 //
@@ -89,7 +89,7 @@ type request struct {
 type parcel struct {
 	Balancers []balancer      `json:",omitempty"`
 	Sessions  []passedSession `json:",omitempty"` // one descriptor each
-	Ready     bool            `json:",omitempty"`
+	Begin     bool            `json:",omitempty"`
 	Conns     []passedConn    `json:",omitempty"` // as many descriptors as it says
 	Done      bool            `json:",omitempty"`
 }

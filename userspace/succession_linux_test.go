@@ -148,7 +148,7 @@ func TestSuccession(t *testing.T) {
 	first.stop()
 	answered(t, clients, "with the second")
 	s := second.stateOf(service.PortID{Service: service.Name{Namespace: "default", Name: "web"}})
-	if n := s.balancer.Stats().Active; n != int64(conns) {
+	if n := s.balancer().Stats().Active; n != int64(conns) {
 		t.Errorf("%d connections are counted at endpoints, want %d", n, conns)
 	}
 
