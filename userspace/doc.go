@@ -54,8 +54,13 @@
 //
 // When the process ends the kernel resets its connections; other dataplanes keep
 // theirs. New ones are not refused meanwhile: where no socket listens, TPROXY drops,
-// and the client's kernel tries again after a second. See [Proxy] for endpoints that
-// leave.
+// and the client's kernel tries again after a second. Before it ends, nobody is heard
+// for a second who wants to connect, so that short connections come to their end.
+//
+// A process that starts while another runs takes its place, and loses nothing: it
+// gets the listeners, the sockets of all connections and sessions with the state they
+// are in, and what is known of clients and endpoints (package handover, and
+// succession_linux.go for the order). See [Proxy] for endpoints that leave.
 //
 // # What was measured
 //

@@ -7,6 +7,7 @@ type Counts struct {
 	Connections, Sessions float64 // at present: TCP, UDP
 
 	Accepted, Refused, Shed, Exhausted, Aborted, Retries float64            // TCP
+	Given, Taken                                         float64            // TCP: to and from another process
 	Failures                                             map[string]float64 // of attempts to connect, by reason
 
 	Opened, Dropped float64 // UDP sessions, datagrams
@@ -47,6 +48,8 @@ func NewMetrics(r prometheus.Registerer, read func() Counts) *Metrics {
 	add(total, "shed_total", "TCP connections reset for want of file descriptors or memory.", func(c *Counts) float64 { return c.Shed })
 	add(total, "exhausted_total", "TCP connections reset because no endpoint answered.", func(c *Counts) float64 { return c.Exhausted })
 	add(total, "aborted_total", "TCP connections reset because their endpoint is gone.", func(c *Counts) float64 { return c.Aborted })
+	add(total, "given_total", "TCP connections that another process has taken over.", func(c *Counts) float64 { return c.Given })
+	add(total, "taken_total", "TCP connections taken over from another process.", func(c *Counts) float64 { return c.Taken })
 	add(total, "retries_total", "Attempts to connect to another endpoint after one failed.", func(c *Counts) float64 { return c.Retries })
 	add(total, "ejections_total", "Times an endpoint was left out because it failed to connect.", func(c *Counts) float64 { return c.Ejections })
 	add(total, "udp_sessions_total", "UDP sessions begun.", func(c *Counts) float64 { return c.Opened })

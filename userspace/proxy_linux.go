@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,8 @@ type Proxy struct {
 	udp   *udp.Engine
 	links *links
 
+	succession *succession
+
 	mu      sync.RWMutex
 	node    *service.Node
 	ports   map[service.PortID]*portState
@@ -69,10 +72,12 @@ type frontend struct {
 // A portState is what the proxy knows of a Port. It outlives the Port if there are
 // connections.
 type portState struct {
-	id       service.PortID
-	balancer *balance.Balancer
+	id      service.PortID
+	config  balance.Config
+	chooser atomic.Pointer[balance.Balancer] // nil before anybody calls: most Ports nobody does
 
 	mu       sync.Mutex
+	now      *service.Port                            // nil once it is no more
 	journeys map[netip.AddrPort]map[*journey]struct{} // connected, by endpoint
 }
 
@@ -89,9 +94,14 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("userspace: %w", err)
 	}
-	if err := p.listen(); err != nil {
+	if p.succession.estate, err = inherit(); err != nil {
+		p.log.Warn("the process before this one hands nothing over", "err", err)
+	}
+	if err := p.listen(p.succession.estate); err != nil {
+		p.succession.estate.close()
 		return nil, errors.Join(err, p.tcp.Close())
 	}
+	p.succession.estate.rest()
 	return p, nil
 }
 
@@ -109,22 +119,28 @@ func newProxy(cfg ProxyConfig) (*Proxy, error) {
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, links: newLinks(),
 		node: &service.Node{}, ports: make(map[service.PortID]*portState), served: make(map[Place]frontend),
-		told: make(chan struct{}), stopped: make(chan struct{}),
+		told: make(chan struct{}), stopped: make(chan struct{}), succession: newSuccession(),
 	}
 	p.tell = sync.OnceFunc(func() { close(p.told) })
 	return p, nil
 }
 
-// listen opens the sockets of all families and origins.
-func (p *Proxy) listen() error {
+// listen opens the sockets of all families and origins that are not in the estate.
+func (p *Proxy) listen(e *estate) error {
 	datagrams := udp.Config{
 		Handler: sessions{p}, Transparent: true, Mark: p.cfg.SocketMark(),
-		IdleTimeout: p.cfg.UDPTimeout, MaxSessions: p.cfg.MaxSessions,
+		IdleTimeout: p.cfg.UDPTimeout, MaxSessions: p.cfg.MaxSessions, Inherited: e.datagrams(),
 	}
 	for _, f := range p.cfg.families() {
 		for o := range service.Origin(service.NumOrigins) {
 			at := p.cfg.Listen(f, o)
-			if _, err := p.tcp.Listen(at, o); err != nil {
+			var err error
+			if s, ok := e.listener(at, o); ok {
+				err = p.tcp.Inherit(s)
+			} else {
+				_, err = p.tcp.Listen(at, o)
+			}
+			if err != nil {
 				return fmt.Errorf("userspace: listen at tcp %v: %w", at, err)
 			}
 			datagrams.Listeners = append(datagrams.Listeners, udp.Listener{Addr: at, Origin: o})
@@ -137,7 +153,9 @@ func (p *Proxy) listen() error {
 	return nil
 }
 
-// Run serves until ctx is done, which is no error. Then it resets all connections.
+// Run serves until ctx is done, which is no error. Then it resets all connections that
+// no other process takes over; but for a Proxy that NewPlainProxy has made, it leaves
+// them a second to end, in which new ones wait for who comes after.
 //
 // It begins after the first Follow. What comes before, sent here by rules that an
 // earlier process has left, waits in the kernel: nobody could say where it is to go,
@@ -150,8 +168,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.timers.Wait()
 		return p.Close()
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	rest := p.takeOver()
+	outer := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(outer))
 	defer cancel() // if one ends, so does the other
+	defer context.AfterFunc(outer, func() {
+		p.windUp()
+		cancel()
+	})()
+	if !p.plain {
+		p.timers.Go(func() {
+			rest()
+			p.offer(ctx)
+		})
+	}
 	served := make(chan error, 1)
 	go func() {
 		defer cancel()
@@ -166,7 +196,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 }
 
 // Close gives back what a Proxy holds that was not run.
-func (p *Proxy) Close() error { return errors.Join(p.tcp.Close(), p.udp.Close()) }
+func (p *Proxy) Close() error {
+	p.succession.estate.close()
+	return errors.Join(p.tcp.Close(), p.udp.Close())
+}
 
 // Follow implements [Server].
 func (p *Proxy) Follow(node *service.Node, ports []PortChange, places []PlaceChange) {
@@ -231,16 +264,18 @@ func (p *Proxy) portOf(at netip.AddrPort) *portState {
 // connections of TCP last, unless their pod is gone.
 func (p *Proxy) change(c PortChange, now time.Time) []leave {
 	if c.New == nil {
+		if s := p.ports[c.Old.ID]; s != nil {
+			s.follow(nil, now)
+		}
 		delete(p.ports, c.Old.ID)
 		return nil // its places are not served any more, which ends its sessions
 	}
 	s := p.ports[c.New.ID]
 	if s == nil {
-		s = &portState{id: c.New.ID, journeys: make(map[netip.AddrPort]map[*journey]struct{})}
-		s.balancer = balance.New(p.balanceConfig(c.New.ID))
+		s = p.newPort(c.New.ID)
 		p.ports[c.New.ID] = s
 	}
-	s.balancer.Update(c.New, now)
+	s.follow(c.New, now)
 	if c.Old == nil {
 		return nil
 	}
@@ -259,6 +294,39 @@ func (p *Proxy) change(c PortChange, now time.Time) []leave {
 		}
 	}
 	return nil
+}
+
+func (p *Proxy) newPort(id service.PortID) *portState {
+	return &portState{id: id, config: p.balanceConfig(id)}
+}
+
+// follow notes what the Port is now; nil says that it is no more.
+func (s *portState) follow(port *service.Port, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = port
+	if b := s.chooser.Load(); b != nil && port != nil {
+		b.Update(port, now)
+	}
+}
+
+// balancer returns the one there is, or makes it: it is the same as if it had been there
+// all the time and had had nothing to do.
+func (s *portState) balancer() *balance.Balancer {
+	if b := s.chooser.Load(); b != nil {
+		return b
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.chooser.Load()
+	if b == nil {
+		b = balance.New(s.config)
+		if s.now != nil {
+			b.Update(s.now, time.Now())
+		}
+		s.chooser.Store(b)
+	}
+	return b
 }
 
 // balanceConfig has round robin start elsewhere on each node and for each Port.
@@ -327,7 +395,7 @@ func (p *Proxy) call(at Place, client netip.AddrPort, origin service.Origin) *ca
 
 // next picks an endpoint that has not been tried yet.
 func (c *call) next() (ok bool) {
-	c.at, ok = c.port.balancer.Pick(&c.conn, time.Now())
+	c.at, ok = c.port.balancer().Pick(&c.conn, time.Now())
 	c.source = netip.AddrPort{}
 	if ok && !c.proxy.plain && c.proxy.keeps(c.node, c.route, c.conn.Client.Addr(), c.at.Addr()) {
 		c.source = c.conn.Client
@@ -364,16 +432,24 @@ func (j *journey) Failed(err error) {
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) {
 		return
 	}
-	j.port.balancer.Failed(&j.conn, time.Now())
+	j.port.balancer().Failed(&j.conn, time.Now())
 }
 
 // Connected implements [relay.Journey].
 func (j *journey) Connected(h relay.Handle) {
-	j.port.balancer.Connected(&j.conn, time.Now())
+	j.port.balancer().Connected(&j.conn, time.Now())
+	j.enter(h)
+}
+
+// enter notes that the connection is open.
+func (j *journey) enter(h relay.Handle) {
 	j.handle = h
 	s := j.port
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.journeys == nil {
+		s.journeys = make(map[netip.AddrPort]map[*journey]struct{})
+	}
 	if s.journeys[j.at] == nil {
 		s.journeys[j.at] = make(map[*journey]struct{})
 	}
@@ -383,7 +459,7 @@ func (j *journey) Connected(h relay.Handle) {
 // Closed implements [relay.Journey].
 func (j *journey) Closed(relay.Stats) {
 	s := j.port
-	s.balancer.Finished(&j.conn)
+	s.balancer().Finished(&j.conn)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if delete(s.journeys[j.at], j); len(s.journeys[j.at]) == 0 {
@@ -414,7 +490,7 @@ func (p sessions) Target(f udp.Flow, failed any) (udp.Target, bool) {
 // Answered implements [udp.Handler].
 func (p sessions) Answered(lease any) {
 	c := lease.(*call)
-	c.port.balancer.Connected(&c.conn, time.Now())
+	c.port.balancer().Connected(&c.conn, time.Now())
 }
 
 // Closed implements [udp.Handler].
@@ -422,12 +498,12 @@ func (p sessions) Closed(lease any, r udp.Result) {
 	c := lease.(*call)
 	switch {
 	case r.Reason == udp.Failed:
-		c.port.balancer.Failed(&c.conn, time.Now())
+		c.port.balancer().Failed(&c.conn, time.Now())
 		return
 	case r.Reason == udp.Idle && !r.Answered: // not every protocol answers
-		c.port.balancer.Connected(&c.conn, time.Now())
+		c.port.balancer().Connected(&c.conn, time.Now())
 	}
-	c.port.balancer.Finished(&c.conn)
+	c.port.balancer().Finished(&c.conn)
 }
 
 // Counts returns what the proxy has done. It may be called from any goroutine.
@@ -441,6 +517,7 @@ func (p *Proxy) Counts() Counts {
 			"refused": float64(t.FailedRefused), "unreachable": float64(t.FailedUnreachable),
 			"timeout": float64(t.FailedTimeout), "other": float64(t.FailedOther),
 		},
+		Given: float64(t.Given), Taken: float64(t.Taken),
 		FromClients: float64(t.FromClient), ToClients: float64(t.ToClient), Spliced: float64(t.Spliced),
 	}
 	u := p.udp.Stats()
@@ -454,7 +531,11 @@ func (p *Proxy) Counts() Counts {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	for _, s := range p.ports {
-		b := s.balancer.Stats()
+		chooser := s.chooser.Load()
+		if chooser == nil {
+			continue
+		}
+		b := chooser.Stats()
 		c.Ejected += float64(b.LeftOut)
 		c.Ejections += float64(b.Ejections)
 	}

@@ -42,10 +42,7 @@ func (p *process) lingering(ctx context.Context) (context.Context, context.Cance
 		if health := p.health.Load(); health != nil && grace > 0 {
 			health.Stopping()
 			p.log.Info("told to stop; load balancers are told to look elsewhere first", "for", grace)
-			select {
-			case <-inner.Done():
-			case <-time.After(grace):
-			}
+			p.linger(inner, grace)
 		}
 		cancel(nil)
 	})
@@ -53,6 +50,54 @@ func (p *process) lingering(ctx context.Context) (context.Context, context.Cance
 		stop()
 		cancel(err)
 	}
+}
+
+// linger waits until ctx is done, the time is over, or another process has taken over
+// and nothing is left to wait for.
+func (p *process) linger(ctx context.Context, grace time.Duration) {
+	end := time.After(grace)
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end:
+			return
+		case <-look.C:
+		}
+		if s := p.successor.Load(); s != nil && (*s).Done() {
+			return
+		}
+	}
+}
+
+// A relief is an engine whose place another process can take while this one runs.
+type relief interface {
+	Relieved() <-chan struct{} // closed when one begins to
+	Done() bool                // reports whether one has, and nothing is left here
+}
+
+// onDuty returns a context that ends with ctx, or when another process takes over. What
+// two processes would do against each other is done under it.
+func (p *process) onDuty(ctx context.Context, eng engine) context.Context {
+	e, ok := eng.(interface{ relief() relief })
+	if !ok {
+		return ctx
+	}
+	r := e.relief()
+	p.successor.Store(&r)
+	duty, off := context.WithCancel(ctx)
+	p.start(ctx, func(ctx context.Context) error {
+		defer off()
+		select {
+		case <-ctx.Done():
+		case <-r.Relieved():
+			p.log.Info("another fairlead takes over; this one serves what it has left, and nothing else")
+		}
+		return nil
+	})
+	return duty
 }
 
 // oomScore makes the kernel look for others first when memory runs out, as

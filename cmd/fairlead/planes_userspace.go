@@ -84,6 +84,9 @@ func (e *userspaceEngine) open(families []service.Family) (service.Dataplane, er
 	return e.plane, nil
 }
 
+// relief comes after open.
+func (e *userspaceEngine) relief() relief { return e.proxy }
+
 // watch runs the proxy, and reports changes of routing rules and routes.
 func (e *userspaceEngine) watch(ctx context.Context, audit func()) error {
 	watched := make(chan error, 1)

@@ -98,6 +98,7 @@ type process struct {
 	featureGates map[string]bool // that are set
 	verbosity    adjustable
 	health       atomic.Pointer[control.Health] // nil until there is one
+	successor    atomic.Pointer[relief]         // nil where there can be none
 
 	tasks  sync.WaitGroup
 	cancel context.CancelCauseFunc
@@ -178,7 +179,6 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if p.flags.Files.InitOnly {
 		return errInitialized
 	}
-	p.followSettings(ctx)
 	plane, err := eng.open(families)
 	if err != nil {
 		return err
@@ -193,13 +193,15 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	}
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
-	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane, log: p.log})))
+	duty := p.onDuty(ctx, eng)
+	p.followSettings(duty)
+	loop, err := p.assemble(duty, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane, log: p.log})))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}
 	p.start(ctx, local.run)
 	if takeOver != nil {
-		p.start(ctx, takeOver)
+		p.start(duty, takeOver)
 	}
 	p.start(ctx, func(ctx context.Context) error { return eng.watch(ctx, loop.AuditSoon) })
 	if p.flags.L7.Enabled {
@@ -207,7 +209,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 		if err != nil {
 			return err
 		}
-		p.start(ctx, task)
+		p.start(duty, task)
 	}
 	return nil
 }

@@ -43,11 +43,7 @@ func (b *Balancer) newPool(eps service.Pool) *pool {
 	for i, e := range eps {
 		ep := b.endpoints[e.Addr]
 		if ep == nil {
-			ep = &endpoint{addr: e.Addr, hash: hash(e.Addr)}
-			if b.cfg.Seed != 0 {
-				ep.rank = mix(ep.hash, b.cfg.Seed)
-			}
-			b.endpoints[e.Addr] = ep
+			ep = b.newEndpoint(e.Addr)
 		}
 		p.members[i] = member{ep: ep, weight: uint64(e.Share())}
 		p.equal = p.equal && e.Share() == eps[0].Share()

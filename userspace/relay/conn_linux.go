@@ -20,6 +20,7 @@ const (
 	unused     state = iota // the slot is free
 	connecting              // the endpoint has not answered yet
 	open                    // bytes may move
+	given                   // to another Engine, which may not have it yet
 )
 
 // A side is one of the two sockets of a connection.
@@ -87,13 +88,14 @@ func (c *conn) handle(w *worker) Handle { return Handle{w, c.slot, c.gen} }
 // others: a worker needs that of the most connections it ever had at a time.
 const chunk = 256
 
-// conn returns the connection of a slot if it still is the one of gen, else nil.
+// conn returns the connection of a slot if it still is the one of gen and served here,
+// else nil.
 func (w *worker) conn(slot, gen uint32) *conn {
 	if int(slot/chunk) >= len(w.conns) {
 		return nil
 	}
 	c := &w.conns[slot/chunk][slot%chunk]
-	if c.gen != gen || c.state == unused {
+	if c.gen != gen || c.state == unused || c.state == given {
 		return nil
 	}
 	return c

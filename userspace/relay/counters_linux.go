@@ -18,6 +18,8 @@ type Counters struct {
 	Retries   uint64 // attempts after a failed one
 	Exhausted uint64 // connections for which no endpoint answered
 	Aborted   uint64 // connections ended by a Handle
+	Given     uint64 // connections that another Engine has now
+	Taken     uint64 // connections that another Engine had before
 
 	FromClient uint64 // bytes
 	ToClient   uint64 // bytes
@@ -30,6 +32,7 @@ type tally struct {
 	failRefused, failUnreachable         atomic.Uint64
 	failTimeout, failOther               atomic.Uint64
 	retries, exhausted, aborted, spliced atomic.Uint64
+	given, taken                         atomic.Uint64
 	moved                                [2]atomic.Uint64 // by the side it was read from
 	active                               atomic.Int64
 	_                                    [64]byte // nobody else's cache line
@@ -47,6 +50,8 @@ func (c *Counters) add(t *tally) {
 	c.Retries += t.retries.Load()
 	c.Exhausted += t.exhausted.Load()
 	c.Aborted += t.aborted.Load()
+	c.Given += t.given.Load()
+	c.Taken += t.taken.Load()
 	c.FromClient += t.moved[0].Load()
 	c.ToClient += t.moved[1].Load()
 	c.Spliced += t.spliced.Load()

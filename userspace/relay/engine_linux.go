@@ -30,6 +30,7 @@ type Engine struct {
 	workers []*worker
 	active  atomic.Int64 // connections
 	pipes   atomic.Int64
+	turn    atomic.Uint32 // of workers, to take what another Engine gives
 
 	mu        sync.Mutex
 	listening atomic.Pointer[[]*listener] // never changed in place; nil is a free place

@@ -30,16 +30,24 @@ func (e *Engine) Listen(addr netip.AddrPort, origin service.Origin) (netip.AddrP
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("listen on %v: %w", addr, err)
 	}
+	if err := e.enlist(fd, bound, origin); err != nil {
+		return netip.AddrPort{}, err
+	}
+	return bound, nil
+}
+
+// enlist makes fd a listener, and closes it if it cannot. The caller holds mu.
+func (e *Engine) enlist(fd int32, addr netip.AddrPort, origin service.Origin) error {
 	e.gen++
-	l := &listener{fd: fd, gen: e.gen, origin: origin, addr: bound}
+	l := &listener{fd: fd, gen: e.gen, origin: origin, addr: addr}
 	e.place(l)
 	for _, w := range e.workers {
 		if err := watch(w.epoll, fd, l.tag()); err != 0 {
 			e.retire(l)
-			return netip.AddrPort{}, fmt.Errorf("listen on %v: watch: %w", addr, err)
+			return fmt.Errorf("listen on %v: watch: %w", addr, err)
 		}
 	}
-	return bound, nil
+	return nil
 }
 
 // Unlisten ends what Listen began at an address that it has returned, and reports
@@ -53,6 +61,7 @@ func (e *Engine) Unlisten(addr netip.AddrPort) bool {
 	if l == nil {
 		return false
 	}
+	stopListening(l.fd)
 	e.retire(l)
 	return true
 }
@@ -80,7 +89,6 @@ func (e *Engine) retire(l *listener) {
 	e.listening.Store(&list)
 	e.free = append(e.free, l.index)
 	delete(e.at, l.addr)
-	stopListening(l.fd)
 	l.holders.Store(int32(len(e.workers)))
 	for _, w := range e.workers {
 		if !w.post(message{kind: forget, l: l}) {

@@ -84,14 +84,27 @@ func openPipe() *pipe {
 	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
 		return nil
 	}
-	p := &pipe{r: int32(fds[0]), w: int32(fds[1])}
-	var err error
-	if p.size, err = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize); err != nil {
-		p.size = 16 * unix.Getpagesize() // the default; users may have used up what they may have
+	size, err := unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize)
+	if err != nil {
+		size = defaultPipe() // users may have used up what they may have
 	}
-	p.pages = p.size / unix.Getpagesize()
-	return p
+	return newPipe(fds[0], fds[1], size)
 }
+
+// takenPipe is one that another Engine has opened.
+func takenPipe(r, w int) *pipe {
+	size, err := unix.FcntlInt(uintptr(w), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		size = defaultPipe()
+	}
+	return newPipe(r, w, size)
+}
+
+func newPipe(r, w, size int) *pipe {
+	return &pipe{r: int32(r), w: int32(w), size: size, pages: size / unix.Getpagesize()}
+}
+
+func defaultPipe() int { return 16 * unix.Getpagesize() }
 
 func (p *pipe) close(open *atomic.Int64) {
 	closeFD(p.r)

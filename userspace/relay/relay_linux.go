@@ -72,6 +72,7 @@ var (
 	ErrAborted    = errors.New("aborted")
 	ErrClosed     = errors.New("the relay is closed")
 	ErrClientGone = errors.New("the client went away before an endpoint answered")
+	ErrGiven      = errors.New("another process goes on with it")
 	ErrExhausted  = errors.New("no endpoint answered")
 	ErrIdle       = errors.New("idle for too long")
 	ErrShed       = errors.New("no descriptors left")

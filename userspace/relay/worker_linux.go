@@ -57,6 +57,7 @@ type worker struct {
 	nextSweep time.Duration // zero for never
 	resume    time.Duration // when listeners are watched again, zero if they are
 	eager     int           // connections to accept at once
+	cursor    uint32        // the slot that is given next
 
 	count tally
 	mail  mailbox
@@ -75,6 +76,10 @@ const (
 	abortConn messageKind = iota // the connection in slot and gen
 	adopt                        // the socket fd that was accepted from l
 	forget                       // the listener l, which was retired
+	give                         // some connections, to given
+	gone                         // the connection in slot and gen, which was given
+	resume                       // the same, but nobody has taken it
+	take                         // passed
 	stop                         // everything
 )
 
@@ -84,6 +89,8 @@ type message struct {
 	fd        int32
 	from      netip.AddrPort
 	l         *listener
+	given     chan<- []Given
+	passed    *passed
 }
 
 // A mailbox takes messages from anybody.
@@ -143,6 +150,8 @@ func (w *worker) close() {
 			resetFD(m.fd)
 		case forget:
 			m.l.letGo()
+		case take:
+			m.passed.discard()
 		}
 	}
 	w.mail.list = nil
@@ -264,20 +273,44 @@ func (w *worker) readMail() bool {
 		case forget:
 			unwatch(w.epoll, m.l.fd)
 			m.l.letGo()
-		case abortConn:
-			if c := w.conn(m.slot, m.gen); c != nil {
-				w.abort(c, ErrAborted)
-			}
+		default:
+			w.heed(&m)
 		}
 	}
 	return going
 }
 
-// abandon resets every connection.
+// heed does what somebody asks for that is about connections.
+func (w *worker) heed(m *message) {
+	switch m.kind {
+	case abortConn:
+		if c := w.conn(m.slot, m.gen); c != nil {
+			w.abort(c, ErrAborted)
+		}
+	case give:
+		m.given <- w.give()
+	case gone:
+		if c := w.paused(m.slot, m.gen); c != nil {
+			w.letGo(c)
+		}
+	case resume:
+		if c := w.paused(m.slot, m.gen); c != nil {
+			w.serve(c)
+		}
+	case take:
+		w.take(m.passed)
+	}
+}
+
+// abandon resets every connection that is served here.
 func (w *worker) abandon() {
 	for i := range w.conns {
 		for j := range w.conns[i] {
-			if c := &w.conns[i][j]; c.state != unused {
+			switch c := &w.conns[i][j]; c.state {
+			case unused:
+			case given:
+				w.letGo(c)
+			default:
 				w.abort(c, ErrClosed)
 			}
 		}

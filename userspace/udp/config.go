@@ -14,6 +14,11 @@ type Config struct {
 	Handler   Handler // required
 	Listeners []Listener
 
+	// Inherited are sockets that another Engine has opened, used in place of new ones
+	// where a Listener has their address and origin. They determine the number of
+	// workers. Open owns their descriptors.
+	Inherited []Socket
+
 	// Transparent takes the frontend from the datagram's original destination and
 	// answers from there. It needs CAP_NET_ADMIN and TPROXY rules. Without it, the
 	// frontend is the listener's own address.
@@ -99,19 +104,20 @@ type Reason uint8
 
 // The reasons.
 const (
-	Idle    Reason = iota // nothing was sent for a time
-	Failed                // the endpoint refused, or cannot be reached
-	Moved                 // Retarget
-	Gone                  // EndFrontends, or the client calls from another Origin
-	Evicted               // it made room for another session
-	Unable                // no socket could be made, for want of descriptors or otherwise
-	Stopped               // the Engine has ended
+	Idle       Reason = iota // nothing was sent for a time
+	Failed                   // the endpoint refused, or cannot be reached
+	Moved                    // Retarget
+	Gone                     // EndFrontends, or the client calls from another Origin
+	Evicted                  // it made room for another session
+	Unable                   // no socket could be made, for want of descriptors or otherwise
+	Stopped                  // the Engine has ended
+	HandedOver               // another Engine goes on with it
 	NumReasons
 )
 
 // String returns the lower-case name, for metrics.
 func (r Reason) String() string {
-	return [...]string{"idle", "failed", "moved", "gone", "evicted", "unable", "stopped"}[r]
+	return [...]string{"idle", "failed", "moved", "gone", "evicted", "unable", "stopped", "handed_over"}[r]
 }
 
 // A Drop says why a datagram was dropped.

@@ -33,6 +33,13 @@ func Open(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("UDP proxy: %w", err)
 	}
 	e := &Engine{cfg: filled(cfg), single: make(map[netip.AddrPort]*worker)}
+	defer e.closeInherited()
+	workers := 0
+	for _, s := range cfg.Inherited {
+		workers = max(workers, s.Worker+1)
+	}
+	set(&workers, e.cfg.Workers)
+	e.cfg.Workers = workers
 	for _, l := range cfg.Listeners {
 		e.addrs = append(e.addrs, l.Addr)
 	}
@@ -44,6 +51,28 @@ func Open(cfg Config) (*Engine, error) {
 		e.workers = append(e.workers, w)
 	}
 	return e, nil
+}
+
+// inherited returns the socket for a listener of the worker of a number, if there is
+// one, which is the caller's then.
+func (e *Engine) inherited(worker int, l Listener) (int, bool) {
+	for i, s := range e.cfg.Inherited {
+		if s.FD != closedSocket && s.Worker == worker && s.Addr == l.Addr && s.Origin == l.Origin {
+			e.cfg.Inherited[i].FD = closedSocket
+			return s.FD, true
+		}
+	}
+	return closedSocket, false
+}
+
+// closeInherited closes those sockets that nobody wants.
+func (e *Engine) closeInherited() {
+	for _, s := range e.cfg.Inherited {
+		if s.FD != closedSocket {
+			_ = unix.Close(s.FD) // somebody else's
+		}
+	}
+	e.cfg.Inherited = nil
 }
 
 func filled(c Config) Config {

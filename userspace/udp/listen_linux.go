@@ -68,14 +68,19 @@ func (w *worker) openAt(i int, l Listener, shared bool) error {
 	if err != nil {
 		return err
 	}
+	l.Addr = addr
+	return w.watchAt(i, l, fd)
+}
+
+// watchAt makes fd the listener in a place of w.listeners, and closes it if it cannot.
+func (w *worker) watchAt(i int, l Listener, fd int) error {
 	if err := w.poller.watch(fd, ^int32(i), 0); err != nil {
 		w.closeSocket(fd)
 		return err
 	}
-	l.Addr = addr
 	w.listeners[i] = listener{l, fd}
 	if !w.cfg.Transparent {
-		w.replies[addr] = &reply{frontend: addr, fd: fd, sessions: newRing(), lasting: true}
+		w.replies[l.Addr] = &reply{frontend: l.Addr, fd: fd, sessions: newRing(), lasting: true}
 	}
 	return nil
 }

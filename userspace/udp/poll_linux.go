@@ -61,6 +61,15 @@ func (p *poller) watch(fd int, id, gen int32) error {
 	return nil
 }
 
+// unwatch undoes watch. Closing a descriptor does so only if nobody else has it.
+func (p *poller) unwatch(fd int) error {
+	var err error
+	if e := p.raw.Control(func(epoll uintptr) { err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_DEL, fd, nil) }); e != nil {
+		return e
+	}
+	return err
+}
+
 // wait returns what has happened. It waits for that until the given time has
 // passed, or for ever if that is negative; it may return earlier, with nothing.
 func (p *poller) wait(timeout time.Duration) ([]unix.EpollEvent, error) {

@@ -71,13 +71,14 @@ func (e *Engine) newWorker() (*worker, error) {
 		in: newBatch(), out: newBatch(),
 		grain: min(time.Second, e.cfg.IdleTimeout/16, e.cfg.NewTimeout/16, e.cfg.EvictAfter),
 	}
-	if err := w.open(); err != nil {
+	if err := w.open(len(e.workers)); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
 }
 
-func (w *worker) open() (err error) {
+// open opens what the worker of a number needs.
+func (w *worker) open(number int) (err error) {
 	if w.poller, err = newPoller(); err != nil {
 		return err
 	}
@@ -90,6 +91,12 @@ func (w *worker) open() (err error) {
 	for i, l := range w.cfg.Listeners {
 		l.Addr = w.engine.addrs[i] // the first worker has chosen the port
 		w.listeners = append(w.listeners, listener{fd: closedSocket})
+		if fd, ok := w.engine.inherited(number, l); ok {
+			if err := w.watchAt(i, l, fd); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := w.openAt(i, l, true); err != nil {
 			return err
 		}
@@ -289,12 +296,7 @@ func (w *worker) connect(s *session) (Drop, bool) {
 	switch {
 	case err == nil:
 		s.fd, s.target = fd, t
-		ring := w.endpoints[t.Addr]
-		if ring == nil {
-			ring = newRing()
-			w.endpoints[t.Addr] = ring
-		}
-		ring.add(&s.peer, s)
+		w.connected(s)
 		return 0, true
 	case fd < 0 && s.reply != nil && unreachable(err):
 		s.failed = t.Lease

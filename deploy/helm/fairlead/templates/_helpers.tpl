@@ -48,6 +48,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* FairleadConfiguration. What values say wins. */}}
 {{- define "fairlead.own" -}}
 {{- $c := dict "apiVersion" "fairlead.io/v1alpha1" "kind" "FairleadConfiguration" "modes" .Values.l4.modes -}}
+{{- if eq (join "," .Values.l4.modes) "userspace" }}{{ $_ := set $c "shutdownGrace" "20s" }}{{ end -}}
 {{- toYaml (mergeOverwrite $c (deepCopy .Values.l4.fairleadConfig)) -}}
 {{- end }}
 
