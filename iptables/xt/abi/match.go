@@ -88,7 +88,7 @@ func tcpSyn(m xt.TCPSyn) Info {
 	b[9] = 0x17  // of FIN, SYN, RST and ACK
 	b[10] = 0x02 // only SYN
 	if m.Not {
-		b[11] = 0x08 // XT_TCP_INV_FLAGS
+		b[11] = 0x04 // XT_TCP_INV_FLAGS
 	}
 	return Info{"tcp", 0, b}
 }
@@ -173,7 +173,9 @@ func random(m xt.Random) (Info, error) {
 		return Info{}, fmt.Errorf("%w: probability %v: %w", ErrNotEncodable, m.P, err)
 	}
 	b := newBlock(24)
-	b.u32(4, uint32(math.Round(p*(1<<31))))
+	share := uint32(math.Round(p * (1 << 31)))
+	b.u32(4, share)
+	b.u32(12, share) // nobody reads it; the tools fill in what it would be for "nth"
 	return Info{"statistic", 0, b}, nil
 }
 
