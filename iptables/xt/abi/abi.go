@@ -104,9 +104,9 @@ func Encode(f xt.Family, r *xt.Rule, sets Sets) (Rule, error) {
 func (r *Rule) header(m xt.Match) bool {
 	switch m := m.(type) {
 	case xt.Source:
-		r.Src = Addr{m.Prefix.Masked(), m.Not}
+		r.Src = addr(m.Prefix, m.Not)
 	case xt.Dest:
-		r.Dst = Addr{m.Prefix.Masked(), m.Not}
+		r.Dst = addr(m.Prefix, m.Not)
 	case xt.InIface:
 		r.In = iface(m.Name, m.Not)
 	case xt.OutIface:
@@ -116,6 +116,13 @@ func (r *Rule) header(m xt.Match) bool {
 		return false
 	}
 	return true
+}
+
+func addr(p netip.Prefix, not bool) Addr {
+	if p.Bits() == 0 && !not {
+		return Addr{}
+	}
+	return Addr{p.Masked(), not}
 }
 
 func iface(name string, not bool) Iface {
