@@ -1,9 +1,12 @@
 package nft
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/iptables/xt/abi"
 )
 
 // little is how many chains and rules go in one transaction whatever they are.
@@ -27,9 +30,10 @@ func weight(r *xt.Restore) int {
 	return n
 }
 
-// load writes much. New chains, which no packet can reach yet, are made first, and
-// chains to be deleted, which none can reach any more, are emptied last, both in many
-// transactions. What lies between is one transaction for each table.
+// load writes much. Chains that are as they should be are left alone. New chains, which
+// no packet can reach yet, are made first, and chains to be deleted, which none can
+// reach any more, are emptied last, both in many transactions. What lies between is one
+// transaction for each table.
 func (w *writer) load(ctx context.Context, r *xt.Restore) error {
 	for i := range r.Tables {
 		if err := w.loadTable(ctx, &r.Tables[i]); err != nil {
@@ -53,10 +57,16 @@ func (w *writer) loadTable(ctx context.Context, t *xt.TableRestore) error {
 		return &xt.RestoreError{Family: w.family, Err: err}
 	}
 	fresh, rest := split(t, exists)
+	if rest, err = w.differing(ctx, t.Table, rest, exists); err != nil {
+		return err
+	}
 	if err := w.prepare(ctx, t.Table, fresh); err != nil {
 		return err
 	}
 	atOnce := xt.TableRestore{Table: t.Table, Write: rest, DelHooks: t.DelHooks, AddHooks: t.AddHooks}
+	if len(rest)+len(t.DelHooks)+len(t.AddHooks) == 0 {
+		return w.discard(ctx, t, exists)
+	}
 	err = w.retry(ctx, []xt.TableRestore{atOnce}, func(old *hooks) error {
 		w.start()
 		if err := w.change(&atOnce, old); err != nil {
@@ -93,6 +103,68 @@ func split(t *xt.TableRestore, exists map[string]bool) (fresh, rest []xt.Chain) 
 		}
 	}
 	return fresh, rest
+}
+
+// differing returns the chains that are not what they should be already.
+func (w *writer) differing(ctx context.Context, t xt.Table, chains []xt.Chain, exists map[string]bool) (out []xt.Chain, err error) {
+	for _, c := range chains {
+		same := false
+		if exists[c.Name] {
+			if same, err = w.same(ctx, t, c); err != nil {
+				return nil, err
+			}
+		}
+		if !same {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// same reports whether a chain has the rules of want, to the byte.
+func (w *writer) same(ctx context.Context, t xt.Table, want xt.Chain) (bool, error) {
+	all, scratch := true, batch{family: protocolFamily(w.family)}
+	n := 0
+	err := steadily(ctx, func() error {
+		all, n = true, 0
+		return w.conn.rules(ctx, w.family, t, want.Name, func(r rule) error {
+			n++
+			if n > len(want.Rules) || !all {
+				all = false
+				return nil
+			}
+			encoded, err := abi.Encode(w.family, &want.Rules[n-1], w.sets)
+			if err != nil {
+				return err
+			}
+			scratch.reset()
+			if err := scratch.exprs(&encoded); err != nil {
+				return err
+			}
+			all = equal(r.exprs, scratch.buf)
+			return nil
+		})
+	})
+	if err != nil {
+		return false, &xt.RestoreError{Family: w.family, Err: fmt.Errorf("list rules of %s/%s: %w", t, want.Name, err)}
+	}
+	return all && n == len(want.Rules), nil
+}
+
+// equal compares the expressions of two rules, but not what they have counted.
+func equal(a, b []byte) bool {
+	for {
+		x, restA, okA := nextExpr(a)
+		y, restB, okB := nextExpr(b)
+		if !okA || !okB {
+			return okA == okB
+		}
+		counters := x.name == "counter" && y.name == "counter"
+		if !counters && !bytes.Equal(a[:len(a)-len(restA)], b[:len(b)-len(restB)]) {
+			return false
+		}
+		a, b = restA, restB
+	}
 }
 
 // portions calls add for each number below n, in as many transactions as it takes.

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ func (r *Runner) compare(ctx context.Context, f xt.Family, all []sample) error {
 	case toolErr != nil && ctx.Err() == nil && (ownErr != nil || len(all) > 1):
 		return fmt.Errorf("%w: %w", errImpossible, toolErr)
 	case toolErr != nil || ownErr != nil:
-		return fmt.Errorf("with the tool: %v; without: %w", toolErr, cmpOr(ownErr, toolErr))
+		return fmt.Errorf("with the tool: %v; without: %w", toolErr, cmp.Or(ownErr, toolErr))
 	}
 	for _, t := range byTool.Tables {
 		want, err := r.list(ctx, f, t.Table, toolChain)
@@ -88,13 +89,6 @@ func (r *Runner) compare(ctx context.Context, f xt.Family, all []sample) error {
 		}
 	}
 	return nil
-}
-
-func cmpOr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // restoreOf writes rules to a chain of each of their tables.

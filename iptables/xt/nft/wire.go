@@ -18,8 +18,7 @@ const (
 	flagCreate    = 1 << 10
 	flagAppend    = 1 << 11
 	flagDumpIntr  = 1 << 4
-	flagMessage   = 0xff00 // the part of a type that is the subsystem
-	subsystem     = 10     // NFNL_SUBSYS_NFTABLES
+	subsystem     = 10 // NFNL_SUBSYS_NFTABLES
 	msgBatchBegin = 16
 	msgBatchEnd   = 17
 	batchGenID    = 1
