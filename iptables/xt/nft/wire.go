@@ -23,7 +23,7 @@ const (
 	msgBatchEnd   = 17
 	batchGenID    = 1
 
-	msgNewTable = subsystem<<8 | 0
+	msgNewTable = subsystem << 8
 	msgNewChain = subsystem<<8 | 3
 	msgGetChain = subsystem<<8 | 4
 	msgDelChain = subsystem<<8 | 5
