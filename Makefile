@@ -40,7 +40,7 @@ unit: deps ## unit, golden, oracle and walk tests under the race detector; no ro
 
 e2e: build ## real packets, real API server, IPVS in kernels that have it (root; builds etcd and kube-apiserver once)
 	@.ci/deps e2e
-	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(AGAIN) --packages ./e2e/... -- -p 1 -timeout 65m -count=1
+	FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) $(AGAIN) --packages "./e2e/... ./iptables/xt/abi ./iptables/xt/nft" -- -p 1 -timeout 65m -count=1
 
 lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or qemu-newest (root)
 	@.ci/deps e2e

@@ -128,7 +128,7 @@ func (b *bed) standIns(t *testing.T) string {
 // TestFaultHealth wants /healthz to say so when rules cannot be written.
 func TestFaultHealth(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, "nft", "--iptables-sync-period=1s")
+	b := newBed(t, "nft", "--iptables-sync-period=1s", "--iptables-writer=tool")
 	flag := b.standIns(t)
 	b.serve(t, netns.TCP, 8080, pod(2), pod(3))
 	b.begin(t, web(1, 2))

@@ -346,6 +346,9 @@ func (f *flags) checkNumbers(fail failFunc) {
 	if !slices.Contains([]string{variantAuto, variantNFT, variantLegacy}, f.Variant) {
 		fail("iptables-variant", "unknown variant %q; valid: auto, nft, legacy", f.Variant)
 	}
+	if !slices.Contains([]string{writerAuto, writerTool, writerNetlink}, f.Writer) {
+		fail("iptables-writer", "unknown writer %q; valid: auto, tool, netlink", f.Writer)
+	}
 	for name, n := range map[string]int{
 		"conntrack-max-per-core": f.ConntrackMaxPerCore,
 		"conntrack-min":          f.ConntrackMin,

@@ -33,6 +33,7 @@ type flags struct {
 	// The dataplane.
 	ProxyMode     string
 	Variant       string
+	Writer        string
 	MasqueradeBit int
 	SyncPeriod    time.Duration
 	MinSyncPeriod time.Duration
@@ -121,6 +122,7 @@ func (f *flags) addMode(fs *pflag.FlagSet) {
 
 func (f *flags) addIptables(fs *pflag.FlagSet) {
 	fs.StringVar(&f.Variant, "iptables-variant", variantAuto, "iptables tools to use: auto, nft or legacy (not in kube-proxy)")
+	fs.StringVar(&f.Writer, "iptables-writer", writerAuto, "what writes the rules: tool, netlink (nft variant), or auto: netlink if it is found to write the same (not in kube-proxy)")
 	f.addMasqueradeBit(fs)
 	fs.DurationVar(&f.SyncPeriod, "iptables-sync-period", 30*time.Second, "time between looks at what others do to our rules, and the longest pause after an error")
 	fs.DurationVar(&f.MinSyncPeriod, "iptables-min-sync-period", time.Second, "about the longest a change waits under churn")

@@ -137,7 +137,7 @@ func importRules() []importRule {
 			reason: "policy depends on nothing, so that it can be read and tested by itself",
 		},
 		{
-			in: []string{"iptables/xt"}, banned: []string{"*"},
+			in: []string{"iptables/xt"}, banned: []string{"*"}, allowed: []string{module + "/iptables/xt"},
 			reason: "the leaf under every dataplane knows nothing of Services, or of anything else",
 		},
 		{

@@ -53,7 +53,7 @@ func (w *worldFlags) add(fs *pflag.FlagSet) {
 // Validate.
 func (w *worldFlags) setUnused() {
 	w.Userspace.ConnectTimeout, w.Userspace.UDPTimeout, w.Userspace.MaxSessions = time.Second, time.Second, 1
-	w.SyncPeriod, w.IPVS.SyncPeriod, w.ConfigSyncPeriod, w.Variant = time.Second, time.Second, time.Second, variantAuto
+	w.SyncPeriod, w.IPVS.SyncPeriod, w.ConfigSyncPeriod, w.Variant, w.Writer = time.Second, time.Second, time.Second, variantAuto, writerAuto
 }
 
 // A request is a worldFlags, understood.

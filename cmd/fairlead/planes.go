@@ -126,7 +126,12 @@ func findIptables(ctx context.Context, c engineConfig) (engine, error) {
 		return nil, err
 	}
 	m := iptables.NewMetrics(c.Registry)
-	run := tools.Exec(0, m.LockWaited)
+	cfg := tools.Config()
+	cfg.OnWait = m.LockWaited
+	run, err := c.writer(ctx, tools, cfg)
+	if err != nil {
+		return nil, err
+	}
 	support, err := tools.Probe(ctx, run)
 	if err != nil {
 		return nil, fmt.Errorf("try iptables: %w", err)

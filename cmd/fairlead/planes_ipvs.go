@@ -57,7 +57,11 @@ func findIPVS(ctx context.Context, c engineConfig) (engine, error) {
 	}
 	cfg := tools.Config()
 	cfg.Tables = ipvsTables()
-	e, err := newIPVSEngine(ctx, c, tools, k, xt.NewExec(cfg))
+	run, err := c.writer(ctx, tools, cfg)
+	if err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	e, err := newIPVSEngine(ctx, c, tools, k, run)
 	if err != nil {
 		return nil, errors.Join(err, k.Close())
 	}

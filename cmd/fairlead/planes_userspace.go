@@ -39,8 +39,12 @@ func findUserspace(ctx context.Context, c engineConfig) (engine, error) {
 	}
 	cfg := tools.Config()
 	cfg.Tables = userspaceTables()
+	run, err := c.writer(ctx, tools, cfg)
+	if err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
 	noted := &notedKernel{Kernel: k, counted: func(int) {}}
-	e := &userspaceEngine{cfg: c, tools: tools, run: xt.NewExec(cfg), kernel: noted, linux: k, missing: missingFamilies(tools)}
+	e := &userspaceEngine{cfg: c, tools: tools, run: run, kernel: noted, linux: k, missing: missingFamilies(tools)}
 	if e.missing[service.IPv4] == nil {
 		e.missing[service.IPv4] = validMark(c.Root)
 	}

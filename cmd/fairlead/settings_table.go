@@ -106,6 +106,7 @@ func ownSettings() []setting {
 		{flag: "shutdown-grace", own: "shutdownGrace"},
 		{flag: "takeover", own: "takeover"},
 		{flag: "iptables-variant", own: "iptables.variant"},
+		{flag: "iptables-writer", own: "iptables.writer"},
 		{flag: "ipvs-vip-mode", own: "ipvs.vipMode"},
 		{flag: "ipvs-drain-timeout", own: "ipvs.drainTimeout"},
 		{flag: "userspace-scheduler", own: "userspace.scheduler"},

@@ -96,6 +96,7 @@ func flagChoices() map[string][]string {
 		"proxy-mode":         modes,
 		"dataplane":          modes,
 		"iptables-variant":   {variantAuto, variantNFT, variantLegacy},
+		"iptables-writer":    {writerAuto, writerTool, writerNetlink},
 		"detect-local-mode":  {detectClusterCIDR, detectNodeCIDR, detectBridge, detectPrefix},
 		"nodeport-addresses": {"primary"},
 		"ipvs-scheduler":     service.Schedulers(),

@@ -7,7 +7,9 @@ import (
 	"strings"
 )
 
-// check reports everything in r that the tools would refuse or misread.
+// Check reports everything in r that the tools would refuse or misread.
+func (r *Restore) Check() error { return r.check() }
+
 func (r *Restore) check() error {
 	var errs []error
 	for i := range r.Tables {

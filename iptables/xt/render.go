@@ -168,6 +168,9 @@ func (p *printer) table(t *TableRestore) {
 
 func (h Hook) args() string { return "-m comment --comment " + hookComment + " -j " + h.Chain }
 
+// Rule returns the rule that h is, at the head of its built-in chain.
+func (h Hook) Rule() Rule { return Rule{Target: Jump{h.Chain}, Comment: hookComment} }
+
 // Text returns r as iptables would be given it, without its chain.
 func (r *Rule) Text() string { return string(r.appendArgs(nil)) }
 
@@ -201,6 +204,9 @@ func (r *Rule) appendArgs(b []byte) []byte {
 	return b
 }
 
+// Protocol returns the protocol r matches, or zero for any.
+func (r *Rule) Protocol() Protocol { return r.protocol() }
+
 // protocol returns the protocol r matches, or zero.
 func (r *Rule) protocol() Protocol {
 	for _, m := range r.Match {
@@ -226,22 +232,36 @@ func protocolOf(m Match) Protocol {
 
 // appendQuoted appends comment as one quoted word of restore input. Inside
 // double quotes that parser knows the backslash and ends at a quote or a line
-// end, and nothing else; control characters would only garble listings, and
-// are replaced. What is too long is cut between characters.
+// end, and nothing else.
 func appendQuoted(b []byte, comment string) []byte {
 	b = append(b, '"')
+	eachKept(comment, func(c rune) {
+		if c == '"' || c == '\\' {
+			b = append(b, '\\')
+		}
+		b = utf8.AppendRune(b, c)
+	})
+	return append(b, '"')
+}
+
+// AppendComment appends the comment as the kernel stores it. Control characters
+// would only garble listings, and are replaced. What is too long is cut between
+// characters.
+func (r *Rule) AppendComment(b []byte) []byte {
+	eachKept(r.Comment, func(c rune) { b = utf8.AppendRune(b, c) })
+	return b
+}
+
+// eachKept calls put with each character of comment that is stored.
+func eachKept(comment string, put func(rune)) {
 	room := maxComment
 	for _, c := range comment {
 		if c < ' ' || c == 0x7f || c == utf8.RuneError {
 			c = '?'
 		}
 		if room -= utf8.RuneLen(c); room < 0 {
-			break
+			return
 		}
-		if c == '"' || c == '\\' {
-			b = append(b, '\\')
-		}
-		b = utf8.AppendRune(b, c)
+		put(c)
 	}
-	return append(b, '"')
 }

@@ -24,12 +24,16 @@ const (
 		"6 0 0 65535,6 0 0 0"
 )
 
-func (m SameAddr) appendArgs(b []byte) []byte {
-	program := sameAddr4
+// Program returns the program, as iptables takes it.
+func (m SameAddr) Program() string {
 	if m.Family == IPv6 {
-		program = sameAddr6
+		return sameAddr6
 	}
-	return append(append(append(b, `-m bpf --bytecode "`...), program...), '"')
+	return sameAddr4
+}
+
+func (m SameAddr) appendArgs(b []byte) []byte {
+	return append(append(append(b, `-m bpf --bytecode "`...), m.Program()...), '"')
 }
 
 func (SameAddr) matches(p *Packet) bool { return p.Src.Addr() == p.Dst.Addr() }

@@ -53,6 +53,9 @@ type FairleadConfiguration struct {
 type IPTablesConfiguration struct {
 	// Variant is nft, legacy, or auto, which finds out what the node uses.
 	Variant *string `json:"variant,omitempty"`
+
+	// Writer is tool, netlink, or auto, which takes netlink if it is found to write the same as the tools.
+	Writer *string `json:"writer,omitempty"`
 }
 
 // IPVSConfiguration is about the mode ipvs.
