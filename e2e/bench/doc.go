@@ -50,7 +50,7 @@
 // Of the numbers of Services the first and 1,000 go through all of it, the others through
 // what a curve needs; -full changes that. What others on the machine use is taken in each
 // phase, and a phase in which they used too much is done again. The file of -o is written
-// after every trial, so a run may be cut short; "bench report" pools files.
+// after every phase, so a run may be cut short; "bench report" pools files.
 //
 // With -mode ipvs both proxies are in that mode, and these are measured as well
 // or instead:

@@ -150,7 +150,7 @@ func subjects(ctx context.Context, o options, dir string) ([]subject, error) {
 				list = append(list, kubeProxy(path, kubeProxyName))
 			} else {
 				list = append(list, kubeProxy(path, kubeProxyTunedName,
-					"--iptables-min-sync-period=100ms", "--ipvs-min-sync-period=100ms", "--nftables-min-sync-period=100ms"))
+					"--iptables-min-sync-period=100ms", "--ipvs-min-sync-period=100ms"))
 			}
 		case "fairlead":
 			path, err := filepath.Abs(o.fairlead)

@@ -130,7 +130,8 @@ func (b *bench) entrants() []entrant {
 	for _, v := range b.options.variants {
 		for _, s := range b.subjects {
 			ours := s.name == fairleadName
-			if v == nftables && ours || v == userspace && !ours {
+			tuned := s.name == kubeProxyTunedName // by flags, of which the mode nftables has none
+			if v == nftables && (ours || tuned) || v == userspace && !ours {
 				continue
 			}
 			list = append(list, entrant{s, v})

@@ -254,6 +254,12 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+func TestDistinct(t *testing.T) {
+	if got, want := distinct("churn: late\nlate\n late\ngone"), "churn: late; gone"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestPlotsAreWellFormed(t *testing.T) {
 	files := someFigures().plots()
 	if len(files) != 2 { // of cold start and connect()

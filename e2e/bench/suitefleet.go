@@ -166,7 +166,7 @@ func (t *suiteTrial) namespace(ctx context.Context) error {
 	for i := fleetFirst; i < fleetFirst+fleetSize; i++ {
 		eps := store.get(gvrSlices(), namespaceOf(i), nameOf(i)+"-x7k2p")
 		if eps == nil {
-			return fmt.Errorf("Service %d has no EndpointSlice", i)
+			return fmt.Errorf("there is no EndpointSlice of Service %d", i)
 		}
 		kept = append(kept, eps.object.DeepCopyObject().(object), service(i))
 		if _, err := store.remove(gvrSlices(), namespaceOf(i), nameOf(i)+"-x7k2p"); err != nil {

@@ -36,8 +36,12 @@ func (t *suiteTrial) weigh(ctx context.Context, resident, peak, heap metric) err
 		return nil
 	}
 	t.out.add(heap, inUse)
+	t.out.add(perEndpoint(heap), inUse/float64(t.spec.Services*t.spec.Endpoints))
 	return nil
 }
+
+// perEndpoint names the same figure for each endpoint.
+func perEndpoint(m metric) metric { return m + "_per_endpoint" }
 
 // gauge reads one of the proxy's own metrics. No figure of the comparison but the
 // heap comes from there.

@@ -220,6 +220,7 @@ func memoryRows() []row {
 	return []row{
 		inMega("RSS after start, MB", startRSS), inMega("heap in use after start, MB", startHeap),
 		inMega("RSS after churn, MB", churnRSS), inMega("heap in use after churn, MB", churnHeap),
+		one("… per endpoint, bytes", perEndpoint(churnHeap)),
 		inMega("peak RSS, MB", churnPeak), inMega("peak RSS of its largest child, MB", childPeak),
 	}
 }
@@ -330,7 +331,7 @@ func (f figures) problems() string {
 			phases++
 		}
 		if o.Problem != "" {
-			text := strings.Join(strings.Fields(o.Problem), " ")
+			text := strings.Join(strings.Fields(distinct(o.Problem)), " ")
 			fmt.Fprintf(&out, "* %v, %v world, %v: %s.\n", series{o.Proxy, o.Variant}, o.World, point{o.Services, o.Endpoints}, text[:min(len(text), 300)])
 		}
 	}
@@ -339,6 +340,17 @@ func (f figures) problems() string {
 			phases+again, again, worst)
 	}
 	return out.String()
+}
+
+// distinct leaves out lines that have been there before: many flips can fail alike.
+func distinct(text string) string {
+	var list []string
+	for line := range strings.SplitSeq(text, "\n") {
+		if line = strings.TrimSpace(line); !slices.ContainsFunc(list, func(s string) bool { return strings.HasSuffix(s, line) }) {
+			list = append(list, line)
+		}
+	}
+	return strings.Join(list, "; ")
 }
 
 // versions say what was measured, with what, and how.
