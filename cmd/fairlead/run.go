@@ -193,7 +193,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	}
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
-	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane, log: p.log})))
+	loop, err := p.assemble(ctx, state, families, p.observe(append(local.planes(), newFrugal(plane, p.log))))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}
