@@ -340,15 +340,15 @@ func TestDrainUDP(t *testing.T) {
 		return -1
 	}
 	b.kernel.SetConns(dns, addr, kernel.Conns{Inactive: 3})
-	leaving := endpoint(2)
-	leaving.Ready, leaving.Terminating = false, true
-	tn.slice(0, leaving, endpoint(3))
+	leaving := func(serving bool) service.SliceEndpoint {
+		return service.NewSliceEndpoint(endpoint(2).Addr(), &service.EndpointState{Node: "n2", Serving: serving, Terminating: true})
+	}
+	tn.slice(0, leaving(true), endpoint(3))
 	mustSync(t, d, tn)
 	if got := weight(); got != 0 {
 		t.Errorf("while it serves and terminates its weight is %d, want 0", got)
 	}
-	leaving.Serving = false
-	tn.slice(0, leaving, endpoint(3))
+	tn.slice(0, leaving(false), endpoint(3))
 	mustSync(t, d, tn)
 	if got := weight(); got != -1 {
 		t.Errorf("it does not serve any more and is still there with weight %d", got)

@@ -10,7 +10,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -68,29 +68,40 @@ func paceGC() {
 	}
 }
 
-// A frugal is a Dataplane after whose first Sync the memory is given back to the
-// system that only the start has needed: for reading all objects and for making
-// everything of them.
+// quietFor is how long nothing must have changed for memory to be given back again.
+const quietFor = 10 * time.Second
+
+// A frugal is a Dataplane that gives memory back to the system which only its work
+// has needed: after the first Sync, with what it took to read all objects and to
+// make everything of them, and whenever changes have come to an end.
 type frugal struct {
 	service.Dataplane
-	log  *slog.Logger
-	once sync.Once
+	give  func()
+	quiet *time.Timer // nil before the first Sync
+}
+
+func newFrugal(plane service.Dataplane, log *slog.Logger) *frugal {
+	return &frugal{Dataplane: plane, give: func() { giveBack(log) }}
 }
 
 // Sync is that of the Dataplane.
 func (f *frugal) Sync(ctx context.Context, snap *service.Snapshot) (service.Report, error) {
 	report, err := f.Dataplane.Sync(ctx, snap)
-	if err == nil {
-		f.once.Do(func() { go f.giveBack() })
+	switch {
+	case err != nil:
+	case f.quiet == nil:
+		f.quiet = time.AfterFunc(0, f.give)
+	default:
+		f.quiet.Reset(quietFor)
 	}
 	return report, err
 }
 
 // giveBack gives back what is not in use, of the heap and of the program itself.
-func (f *frugal) giveBack() {
+func giveBack(log *slog.Logger) {
 	debug.FreeOSMemory()
 	if err := forgetProgram(); err != nil {
-		f.log.Debug("the part of the program that only the start has needed stays in memory", "err", err)
+		log.Debug("the part of the program that only the start has needed stays in memory", "err", err)
 	}
 }
 

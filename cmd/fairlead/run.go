@@ -195,7 +195,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	// what they did before.
 	duty := p.onDuty(ctx, eng)
 	p.followSettings(duty)
-	loop, err := p.assemble(duty, state, families, p.observe(append(local.planes(), &frugal{Dataplane: plane, log: p.log})))
+	loop, err := p.assemble(duty, state, families, p.observe(append(local.planes(), newFrugal(plane, p.log))))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}

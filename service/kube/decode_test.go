@@ -203,6 +203,9 @@ func tenEndpoints(n int) *discoveryv1.EndpointSlice {
 // TestDecodeAllocations is a guard: what is allocated for an object is what is
 // kept of it.
 func TestDecodeAllocations(t *testing.T) {
+	if raceEnabled() {
+		t.Skip("the race detector allocates too")
+	}
 	var d Decoder
 	check := func(what string, raw []byte, decode func([]byte) (Decoded, error), limit float64) {
 		got := testing.AllocsPerRun(200, func() {
