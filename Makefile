@@ -49,7 +49,7 @@ lab: ## a shell in a kernel with IPVS, or CMD='...' in it; KERNEL=uml, qemu or q
 e2e-kind: build ## in clusters of kind, which needs docker: docs/kind.md (KINDFLAGS='-node local' where no registry is)
 	cd e2e/kind && $(GO) run . -go $(GO) -fairlead $(abspath $(BIN)) $(KINDFLAGS)
 
-e2e-versions: build ## take over from kube-proxy of older releases, VERSIONS='1.28.15 ...', built from their modules (root; 8 minutes each the first time)
+e2e-versions: build ## take over from kube-proxy of older releases, VERSIONS='1.28.15 ...', built from their modules (root; minutes each, the first time many)
 	@.ci/deps e2e
 	FAIRLEAD_E2E_VERSIONS='$(VERSIONS)' FAIRLEAD_LAB_RUN='^TestIPVSVersions' FAIRLEAD_E2E_REQUIRE=1 FAIRLEAD=$(abspath $(BIN)) \
 	  $(GO) test ./e2e -run '^Test(IPVS)?Versions|^TestIPVSLab$$/^uml$$/^e2e$$' -v -count=1 -timeout 6h

@@ -119,9 +119,9 @@ COMMIT
 COMMIT
 `
 
-// TestTakeoverOldVersions removes what versions of kube-proxy leave that are not built
-// here, in either variant of iptables, whichever fairlead uses. It has been made up
-// from what their sources write.
+// TestTakeoverOldVersions removes what versions of kube-proxy have left that are too old to
+// run, in either variant of iptables, whichever fairlead uses. It has been made up from what
+// their sources write; TestVersionsTakeover runs those that can be.
 func TestTakeoverOldVersions(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "nft")

@@ -53,14 +53,12 @@ func eachRelease(t *testing.T, variant string, test func(t *testing.T, s *stage,
 			if got, want := output(t, path, "--version"), "Kubernetes v"+v+"\n"; got != want {
 				t.Fatalf("%s --version: got %q, want %q", path, got, want)
 			}
-			s := newStageWith(t, variant, path, nftablesGate(minor)...)
-			s.more = []fixture{varied()}
-			test(t, s, minor)
+			test(t, newStageWith(t, variant, path, nftablesGate(minor)...), minor)
 		})
 	}
 }
 
-// varied is a Service for which kube-proxy has chains and sets that are not there for plain ones.
+// varied is a Service for which kube-proxy has chains that are not there for plain ones.
 func varied() fixture {
 	f := web(5, 2, 3)
 	f.lb = []string{"203.0.113.85", "2001:db8:113::85"}
@@ -86,6 +84,7 @@ func nftablesGate(minor int) []string {
 // TestVersionsTakeover is [TestTakeover] with kube-proxy of older releases.
 func TestVersionsTakeover(t *testing.T) {
 	eachRelease(t, "nft", func(t *testing.T, s *stage, minor int) {
+		s.more = []fixture{varied()}
 		iptables, userspace := actor{mode: world.IPTables, variant: "nft"}, actor{mode: world.Userspace, variant: "nft"}
 		actors := []actor{
 			{kube: "iptables", variant: "nft"}, iptables,

@@ -23,7 +23,7 @@ func Release(ctx context.Context, version, name string) (string, error) {
 	}
 	path, err := b.binary(ctx, name, "k8s.io/kubernetes/cmd/"+name)
 	if err != nil {
-		return "", fmt.Errorf("Kubernetes %s: %w", version, err)
+		return "", fmt.Errorf("for Kubernetes %s: %w", version, err)
 	}
 	return path, nil
 }
