@@ -85,7 +85,7 @@ func (st *State) places(keys []kernel.ServerKey) []place {
 		switch u := st.units[k]; {
 		case u != nil:
 			out[i].turn, out[i].service = turnWanted, u.port.ID.Service
-			if awaited(u.port) {
+			if u.port.Urgent() {
 				out[i].turn = turnAwaited
 			}
 		case aliasPrefix(service.FamilyOf(k.Addr.Addr())).Contains(k.Addr.Addr()):
@@ -99,13 +99,6 @@ func (st *State) places(keys []kernel.ServerKey) []place {
 		keys[i] = out[i].key
 	}
 	return out
-}
-
-// awaited reports whether pods wait for a Service before they do anything else: the API
-// server's, and DNS.
-func awaited(p *service.Port) bool {
-	n := p.ID.Service
-	return n == service.Name{Namespace: "default", Name: "kubernetes"} || n.Namespace == "kube-system" && p.Number == 53
 }
 
 // nextPortion returns how many of places are the next portion.

@@ -14,6 +14,10 @@ const (
 	watchFor   = 10 * time.Minute
 	watchMin   = 10 * time.Second
 	watchMax   = 2 * time.Minute
+
+	// passShare is how much longer than a pass that has found nothing the pause after it
+	// is, up to watchMax: all tables are read, which takes a second where they are large.
+	passShare = 100
 )
 
 // Tell is told of what an operator should know: a reason in one word, a message, and
@@ -70,10 +74,12 @@ type watcher struct {
 
 // pass is one look, and returns when the next is due; zero for never.
 func (w *watcher) pass(ctx context.Context) time.Duration {
+	start := time.Now()
 	r, err := w.taker.Pass(ctx)
 	if ctx.Err() != nil {
 		return 0
 	}
+	took := time.Since(start)
 	log := w.taker.cfg.Log
 	w.sum = w.sum.plus(r)
 	if r.Removed() > 0 {
@@ -100,11 +106,11 @@ func (w *watcher) pass(ctx context.Context) time.Duration {
 		log.Info("nothing is left of another proxy")
 	}
 	w.pending = r.Pending()
-	return w.next(r)
+	return w.next(r, took)
 }
 
-// next returns when to look again after a pass that has not failed.
-func (w *watcher) next(r Result) time.Duration {
+// next returns when to look again after a pass that has not failed, and took so long.
+func (w *watcher) next(r Result, took time.Duration) time.Duration {
 	switch late := time.Since(w.began) > watchFor; {
 	case late && r.Chains+r.Tables > 0:
 		msg := "another proxy goes on writing; it is left alone from now on"
@@ -117,6 +123,8 @@ func (w *watcher) next(r Result) time.Duration {
 		return 0
 	case r.Removed() > 0:
 		w.pause = watchMin
+	default:
+		w.pause = max(w.pause, min(passShare*took, watchMax))
 	}
 	wait := w.pause
 	w.pause = min(2*w.pause, watchMax)

@@ -41,7 +41,7 @@ func TestWatcherNext(t *testing.T) {
 			}
 			var got []time.Duration
 			for _, r := range c.results {
-				got = append(got, w.next(r))
+				got = append(got, w.next(r, 0))
 			}
 			if d := cmp.Diff(got, c.want); d != "" {
 				t.Errorf("waits (-got +want):\n%s", d)

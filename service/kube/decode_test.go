@@ -186,7 +186,7 @@ func tenEndpoints(n int) *discoveryv1.EndpointSlice {
 		o.Labels["endpointslice.kubernetes.io/managed-by"] = "endpointslice-controller.k8s.io"
 		o.ManagedFields = []metav1.ManagedFieldsEntry{{
 			Manager: "kube-controller-manager", Operation: "Update", APIVersion: "discovery.k8s.io/v1",
-			FieldsV1: &metav1.FieldsV1{Raw: bytes.Repeat([]byte(`{"f:x":{}}`), 30)},
+			FieldsV1: metav1.NewFieldsV1(strings.Repeat(`{"f:x":{}}`, 30)),
 		}}
 		o.Endpoints = nil
 		for i := range 10 {
