@@ -53,6 +53,15 @@ func TestWatcherNext(t *testing.T) {
 	}
 }
 
+// TestDearPass: where all tables take long to read, they are read less often.
+func TestDearPass(t *testing.T) {
+	w := watcher{taker: newTaking(t, IPTables).Taker, began: time.Now(), pause: watchMin}
+	got := []time.Duration{w.next(Result{}, time.Second/2), w.next(Result{Chains: 1}, time.Minute), w.next(Result{}, time.Minute)}
+	if want := []time.Duration{50 * time.Second, watchMin, watchMax}; !slices.Equal(got, want) {
+		t.Errorf("waits %v, want %v", got, want)
+	}
+}
+
 // A stubPlane fails a number of times.
 type stubPlane struct {
 	service.Dataplane
