@@ -61,9 +61,10 @@ func (f *flags) sampleMemory() {
 // little garbage: the default of 100 would mostly make the process larger.
 const gcPercent = 30
 
-// paceGC sets the pace of the garbage collector, unless the operator has.
-func paceGC() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+// paceGC sets the pace of the garbage collector for a mode, unless the operator has. In
+// userspace mode it stays what it is: there every connection makes garbage.
+func paceGC(mode string) {
+	if mode != modeUserspace && os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 }

@@ -53,7 +53,6 @@ func (c command) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	paceGC()
 	f.sampleMemory()
 	log := newLogger(c.err, &f.Log, f.Verbosity)
 	set.tell(log)
@@ -191,6 +190,7 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err != nil {
 		return err
 	}
+	paceGC(p.cfg.Mode)
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
 	duty := p.onDuty(ctx, eng)
