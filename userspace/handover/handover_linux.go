@@ -3,8 +3,9 @@
 //
 // The name of the socket is abstract: it belongs to the network namespace, as what
 // is handed over does, needs no folder that both see, and is gone with whoever has
-// it. Anybody in the namespace may try to connect or to be there first, so both ends
-// look who is at the other (SO_PEERCRED): only root and the own user are talked to.
+// it. Anybody in the namespace may try to connect or to be there first, a container in
+// the host's network too, whose root may do little. So each end wants to know that the
+// other is root or the own user (SO_PEERCRED), and has it show CAP_NET_ADMIN: see prove.
 //
 // A message is JSON, so that what one version adds another passes over.
 package handover
@@ -29,8 +30,9 @@ const (
 	MaxSize = 160 << 10
 )
 
-// ErrStranger says that the process at the other end is of another user.
-var ErrStranger = errors.New("the process at the other end is of another user")
+// ErrStranger says that the process at the other end is of another user, or may not
+// what we may.
+var ErrStranger = errors.New("the process at the other end is of another user, or has no CAP_NET_ADMIN")
 
 // A Conn is a connection between two processes. One goroutine may send, and one
 // receive.
@@ -58,10 +60,14 @@ func newConn(c *net.UnixConn) (*Conn, error) {
 	if err == nil && !known {
 		err = ErrStranger
 	}
+	out := &Conn{unix: c}
+	if err == nil {
+		err = out.prove()
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return &Conn{unix: c}, nil
+	return out, nil
 }
 
 // A Listener waits for a process that takes over.

@@ -19,10 +19,19 @@ func pair(t *testing.T) (old, next *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next, err = Dial(name); err != nil {
-		t.Fatal(err)
+	dialed := make(chan error, 1)
+	go func() {
+		var err error
+		next, err = Dial(name)
+		dialed <- err
+	}()
+	if err := privileged(); err != nil {
+		t.Skip(err)
 	}
 	if old, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-dialed; err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
@@ -38,6 +47,79 @@ func pair(t *testing.T) (old, next *Conn) {
 		}
 	}
 	return old, next
+}
+
+// privileged returns an error unless this process can prove itself.
+func privileged() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer CloseAll([]int{fd})
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, least); err != nil {
+		return fmt.Errorf("CAP_NET_ADMIN is needed: %w", err)
+	}
+	return nil
+}
+
+// TestStranger: the own user is not enough, nor is a proof that others have been shown.
+func TestStranger(t *testing.T) {
+	name := fmt.Sprintf("fairlead/test/%d/stranger", os.Getpid())
+	l, err := Listen(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if c, err := l.Accept(); err == nil {
+			t.Error("somebody was let in")
+			c.Close()
+		}
+	}()
+	for _, proof := range []func() []int{
+		func() []int { return nil },
+		func() []int { return []int{plainSocket(t, 1<<20)} },
+		func() []int { return []int{plainSocket(t, least)} },
+	} {
+		raw, err := net.DialUnix("unixpacket", nil, address(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &Conn{unix: raw}
+		var asked challenge
+		if err := c.Send(challenge{least}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.receiveBare(&asked); err != nil || asked.Buffer < least {
+			t.Errorf("asked for %d, %v", asked.Buffer, err)
+		}
+		fds := proof()
+		if err := c.Send(struct{}{}, fds); err != nil {
+			t.Fatal(err)
+		}
+		CloseAll(fds)
+		for err == nil { // the proof of the other end, and then the end
+			var got any
+			err = c.receiveBare(&got)
+		}
+		c.Close()
+	}
+	l.Close()
+	<-done
+}
+
+// plainSocket returns a socket with as large a buffer as this process may have, up to
+// size.
+func plainSocket(t *testing.T, size int) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) // or less
+	return fd
 }
 
 func TestDescriptors(t *testing.T) {
