@@ -47,7 +47,7 @@ type plane struct {
 	auditDue time.Time     // when the tables may be read again
 	written  bool          // something was, since they were read
 	reading  time.Duration // what it took to read them last; zero before
-	renewal  time.Time     // when everything is written again, whatever it looks like
+	renewal  time.Time     // when no chain is trusted by its name
 }
 
 // New returns a Dataplane that has not touched the kernel yet. The metrics may be
@@ -104,7 +104,8 @@ func (d *Dataplane) deviations(snap *service.Snapshot) []service.Deviation {
 // after changes of our own, too, when so much time has passed. When by their
 // fingerprint they have not changed, those of the nft variant are not read at all, and
 // those of the legacy variant for a tenth of one per cent of the time at most, the
-// larger the less, see [trust]. Once an hour all is written again.
+// larger the less, see [trust]. Once an hour no chain is
+// trusted by its name.
 func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 	return d.each(func(p *plane) (service.Report, error) { return p.audit(ctx) })
 }
@@ -199,8 +200,8 @@ func (p *plane) resync(ctx context.Context, snap *service.Snapshot, doubt func(c
 }
 
 // A chain that is trusted by its name could have been edited where no Audit could
-// tell, before the first one. So now and then everything is written again, and
-// less often the longer that takes.
+// tell, before the first one. So now and then every chain is written again that
+// is not printed as it was given, and less often the longer that takes.
 const (
 	renewEvery = time.Hour
 	renewShare = 1000

@@ -15,9 +15,11 @@ func commitOrder(a, b Table) int {
 }
 
 // Diff returns the restore that turns have, as Save reported it, into want. It
-// writes the chains that are missing, whose number of rules differs, or whose
-// name trust does not vouch for (chains named by their contents need no second
-// look; a nil trust vouches for none). It deletes own chains that are not
+// writes the chains that are missing, whose number of rules differs, or that differ
+// in their text and whose name trust does not vouch for (chains named by their contents
+// need no second look; a nil trust vouches for none). Some rules the tools print
+// otherwise than they were given: chains of these are written though they are the same.
+// It deletes own chains that are not
 // wanted, adds missing hooks and removes surplus and unwanted ones, along with
 // stray rules that would keep a chain from being deleted.
 //
@@ -38,7 +40,8 @@ func Diff(have *State, want *Ruleset, trust func(chain string) bool) *Restore {
 	}
 	for _, ref := range want.leavesFirst() {
 		rules := want.Chains[ref]
-		if was, ok := have.Chains[ref]; !ok || was.Rules != len(rules) || trust == nil || !trust(ref.Name) {
+		was, ok := have.Chains[ref]
+		if !ok || was.Rules != len(rules) || (trust == nil || !trust(ref.Name)) && was.Sum != textSum(want.Family, rules) {
 			t := table(ref.Table)
 			t.Write = append(t.Write, Chain{Name: ref.Name, Rules: rules})
 		}

@@ -178,6 +178,35 @@ func TestDiff(t *testing.T) {
 
 // TestFakeFaults: a failed table changes nothing, earlier ones stay, and an
 // answer that is lost leaves the change in place.
+// TestDiffText: a chain that is there as the tools print it is not written again, whoever
+// has written it, and one that differs in a word is.
+func TestDiffText(t *testing.T) {
+	for _, c := range []struct {
+		family Family
+		saved  string
+		dest   string
+		write  bool
+	}{
+		{IPv4, "-d 10.96.0.2/32 -m comment --comment \"a b\" -j REJECT --reject-with icmp-port-unreachable", "10.96.0.2/32", false},
+		{IPv4, "-d 10.96.0.3/32 -m comment --comment \"a b\" -j REJECT --reject-with icmp-port-unreachable", "10.96.0.2/32", true},
+		{IPv4, "-d 10.96.0.2/32 -m comment --comment \"a b\" -j REJECT --reject-with icmp-host-prohibited", "10.96.0.2/32", true},
+		{IPv6, "-d fd00::2/128 -m comment --comment \"a b\" -j REJECT --reject-with icmp6-port-unreachable", "fd00::2/128", false},
+	} {
+		save := newSaveReader()
+		text := "*filter\n:FL-X - [0:0]\n-A FL-X -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FL-X " + c.saved + "\nCOMMIT\n"
+		if err := save.read(strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+		want := &Ruleset{Family: c.family, Chains: map[ChainRef][]Rule{{Filter, "FL-X"}: {
+			{Match: []Match{CTState{States: CTEstablished | CTRelated}}, Target: Accept{}},
+			{Match: []Match{Dest{Prefix: pfx(c.dest)}}, Comment: "a b", Target: Reject{}},
+		}}}
+		if got := !Diff(&save.state, want, nil).Empty(); got != c.write {
+			t.Errorf("%s: written: %v, want %v", c.saved, got, c.write)
+		}
+	}
+}
+
 func TestFakeFaults(t *testing.T) {
 	bang := errors.New("bang")
 	f := NewFake()

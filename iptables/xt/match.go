@@ -245,9 +245,12 @@ type CTState struct {
 
 func (m CTState) appendArgs(b []byte) []byte {
 	b = append(appendNot(append(b, "-m conntrack "...), m.Not), "--ctstate "...)
-	for i, name := range [...]string{"NEW", "ESTABLISHED", "RELATED", "INVALID", "DNAT"} {
-		if m.States&(1<<i) != 0 {
-			b = append(append(b, name...), ',')
+	for _, s := range [...]struct {
+		states CTStates
+		name   string
+	}{{CTInvalid, "INVALID"}, {CTNew, "NEW"}, {CTRelated, "RELATED"}, {CTEstablished, "ESTABLISHED"}, {CTDNAT, "DNAT"}} { // as the tools print them
+		if m.States&s.states != 0 {
+			b = append(append(b, s.name...), ',')
 		}
 	}
 	return b[:len(b)-1]

@@ -99,11 +99,30 @@ func (s *saveReader) rule(parent, rule []byte) {
 		s.cur, s.name = s.chain(parent), string(parent)
 	}
 	s.cur.Rules++
-	sum := s.cur.Sum
+	s.cur.Sum = addText(s.cur.Sum, rule)
+}
+
+// addText adds the text of one more rule to the sum of a chain.
+func addText(sum uint64, rule []byte) uint64 {
 	for _, c := range rule {
 		sum = (sum ^ uint64(c)) * fnvPrime
 	}
-	s.cur.Sum = (sum ^ '\n') * fnvPrime
+	return (sum ^ '\n') * fnvPrime
+}
+
+// textSum returns the Sum of a chain that iptables-save prints as its rules were given,
+// but for REJECT, whose default it adds.
+func textSum(f Family, rules []Rule) uint64 {
+	sum, text := uint64(fnvOffset), []byte(nil)
+	for i := range rules {
+		text = rules[i].appendArgs(text[:0])
+		if rules[i].Target == (Reject{}) {
+			text = append(text, " --reject-with "...)
+			text = append(text, [...]string{IPv4: "icmp-port-unreachable", IPv6: "icmp6-port-unreachable"}[f]...)
+		}
+		sum = addText(sum, text)
+	}
+	return sum
 }
 
 // foreign looks for a jump to us in a rule of somebody else's chain.
