@@ -74,7 +74,7 @@ func (f *Fake) Save(ctx context.Context, family Family) (*State, error) {
 	}
 	reader := newSaveReader()
 	for _, t := range []Table{NAT, Filter, Mangle} {
-		if err := reader.read(strings.NewReader(f.kernel[family][t].save(t))); err != nil {
+		if err := reader.read(strings.NewReader(f.kernel[family][t].save(family, t))); err != nil {
 			return nil, err
 		}
 	}

@@ -49,7 +49,7 @@ func (t fakeTable) count() {
 }
 
 // save prints t as iptables-save does.
-func (t fakeTable) save(name Table) string {
+func (t fakeTable) save(f Family, name Table) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", name)
 	names := slices.Sorted(maps.Keys(t.chains))
@@ -62,11 +62,23 @@ func (t fakeTable) save(name Table) string {
 	}
 	for _, n := range names {
 		for _, r := range t.chains[n] {
-			fmt.Fprintf(&b, "-A %s %s\n", n, r.text)
+			fmt.Fprintf(&b, "-A %s %s\n", n, printed(f, r.text))
 		}
 	}
 	b.WriteString("COMMIT\n")
 	return b.String()
+}
+
+// printed returns the text of a rule as the tools print it, who add a default.
+func printed(f Family, rule string) string {
+	switch {
+	case !strings.HasSuffix(rule, "-j REJECT"):
+		return rule
+	case f == IPv6:
+		return rule + " --reject-with icmp6-port-unreachable"
+	default:
+		return rule + " --reject-with icmp-port-unreachable"
+	}
 }
 
 func (t fakeTable) dump(b *strings.Builder, prefix string) {
