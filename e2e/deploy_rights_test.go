@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -103,6 +104,7 @@ func deployedConfig(t *testing.T, mode world.Mode, more, own map[string]any) str
 		if err != nil {
 			t.Fatal(err)
 		}
+		data = bytes.ReplaceAll(data, []byte("shutdownGrace: 20s"), []byte("shutdownGrace: 1s")) // nobody comes to take over
 		add, err := yaml.Marshal(fields)
 		if err != nil {
 			t.Fatal(err)

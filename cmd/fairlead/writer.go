@@ -47,7 +47,7 @@ func (c engineConfig) netlink(ctx context.Context, tools iptables.Tools, cfg xt.
 	if tools.Variant != iptables.NFT {
 		return nil, errors.New("only the nft variant is written over netlink")
 	}
-	run := nft.New(nft.Config{Tool: tool, Tables: cfg.Tables, Log: c.Log})
+	run := nft.New(nft.Config{Tool: tool, Tables: cfg.Tables, Sets: nft.SetIndex, Log: c.Log})
 	for _, f := range tools.Families {
 		if err := run.Prove(ctx, f); err != nil {
 			return nil, fmt.Errorf("try to write rules without the tools: %w", err)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -290,7 +291,7 @@ func (c *Cluster) Close() error {
 			errs = append(errs, p.close())
 		}
 	}
-	for _, ns := range all {
+	for _, ns := range slices.Backward(all) { // the first last: its name keeps the others for us
 		errs = append(errs, ns.close())
 	}
 	c.spawn.close()
