@@ -239,7 +239,7 @@ func describe(ctx context.Context, b *bench) environment {
 	}
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
-		e.Kernel = unix.ByteSliceToString(uts.Release[:])
+		e.Kernel, _, _ = strings.Cut(unix.ByteSliceToString(uts.Release[:]), "-") // what follows is the builder's
 	}
 	e.CPU = lineOf("/proc/cpuinfo", "model name")
 	e.Memory = lineOf("/proc/meminfo", "MemTotal")
