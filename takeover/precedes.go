@@ -48,11 +48,11 @@ func (t Tool) precedes(ctx context.Context, m Mode) (bool, error) {
 	is := func(c xt.ChainRef) bool {
 		return strings.HasPrefix(c.Name, ownPrefix) || c.Table == xt.NAT && c.Name == kubeServices
 	}
-	l, err := t.Run.Leavings(ctx, t.Family, xt.Owner{Chain: is, Entry: is})
+	found, err := t.Run.Leavings(ctx, t.Family, xt.Owner{Chain: is, Entry: is})
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	for _, c := range slices.Concat(l.Chains, l.Kept) {
+	for _, c := range slices.Concat(found[0].Chains, found[0].Kept) {
 		if !t.InUse || c.Name == kubeServices {
 			return true, nil
 		}

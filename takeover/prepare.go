@@ -42,7 +42,7 @@ func (t *Taker) raiseShields(ctx context.Context) error {
 	}
 	for _, tool := range t.cfg.Tools {
 		l, err := tool.Run.Leavings(ctx, tool.Family, translates)
-		if err == nil && len(l.Chains)+len(l.Kept) > 0 {
+		if err == nil && len(l[0].Chains)+len(l[0].Kept) > 0 {
 			err = raiseShield(ctx, tool, mark)
 		}
 		if err != nil {
@@ -71,16 +71,20 @@ func raiseShield(ctx context.Context, tool Tool, mark uint32) error {
 }
 
 // lowerShields removes what raiseShields has added.
-func (t *Taker) lowerShields(ctx context.Context) error {
-	is := func(c xt.ChainRef) bool { return c == xt.ChainRef{Table: xt.NAT, Name: shield} }
+func (t *Taker) lowerShields(ctx context.Context, looks []look) error {
 	var errs []error
 	var r Result // it was ours, and does not count
-	for _, tool := range t.cfg.Tools {
-		if err := t.discard(ctx, tool, xt.Owner{Chain: is, Entry: is}, &r); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", tool.Name, err))
+	for _, l := range looks {
+		if err := t.discard(ctx, l.tool, l.shield, &r); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", l.tool.Name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func shieldOwner() xt.Owner {
+	is := func(c xt.ChainRef) bool { return c == xt.ChainRef{Table: xt.NAT, Name: shield} }
+	return xt.Owner{Chain: is, Entry: is}
 }
 
 // pauseProxy has first packets dropped that the proxy of userspace mode would catch:
@@ -101,7 +105,7 @@ func (t *Taker) pauseProxy(ctx context.Context) error {
 }
 
 func pause(ctx context.Context, tool Tool) error {
-	l, err := tool.Run.Leavings(ctx, tool.Family, xt.Owner{
+	found, err := tool.Run.Leavings(ctx, tool.Family, xt.Owner{
 		Chain: func(c xt.ChainRef) bool { return c.Table == xt.Mangle && strings.HasPrefix(c.Name, ownPrefix) },
 		Entry: func(xt.ChainRef) bool { return true },
 	})
@@ -110,7 +114,7 @@ func pause(ctx context.Context, tool Tool) error {
 	}
 	w := xt.TableRestore{Table: xt.Mangle}
 	for _, name := range userspace.CatchChains() {
-		if !slices.Contains(l.Chains, xt.ChainRef{Table: xt.Mangle, Name: name}) {
+		if !slices.Contains(found[0].Chains, xt.ChainRef{Table: xt.Mangle, Name: name}) {
 			return nil // no proxy here
 		}
 		w.Write = append(w.Write, xt.Chain{Name: name, Rules: []xt.Rule{{Target: xt.DropPacket{}}}})

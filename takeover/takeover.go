@@ -124,24 +124,42 @@ func (t *Taker) Pass(ctx context.Context) (Result, error) {
 		r.Tables += n
 		step("nf_tables", err)
 	}
-	step("another mode", t.otherModes(ctx, &r)) // first: a proxy may be paused
-	for _, tool := range t.cfg.Tools {
-		step(tool.Name, t.discard(ctx, tool, kubeProxy(), &r))
+	looks, err := t.look(ctx)
+	if err != nil {
+		return r, errors.Join(append(errs, err)...)
+	}
+	step("another mode", t.otherModes(ctx, looks, &r)) // first: a proxy may be paused
+	for _, l := range looks {
+		step(l.tool.Name, t.discard(ctx, l.tool, l.kubeProxy, &r))
 	}
 	step("ipvs", t.predecessors(ctx, &r))
 	if len(errs) == 0 {
-		step("shield", t.lowerShields(ctx)) // when nobody translates any more
+		step("shield", t.lowerShields(ctx, looks)) // when nobody translates any more
 	}
 	t.cfg.Metrics.passed(r)
 	return r, errors.Join(errs...)
 }
 
-// discard removes the chains of an owner.
-func (t *Taker) discard(ctx context.Context, tool Tool, o xt.Owner, r *Result) error {
-	l, err := tool.Run.Leavings(ctx, tool.Family, o)
-	if err != nil {
-		return err
+// A look is what there is in the tables of one tool. To read them is what a pass costs.
+type look struct {
+	tool                       Tool
+	foreign, kubeProxy, shield *xt.Leavings
+}
+
+func (t *Taker) look(ctx context.Context) ([]look, error) {
+	var out []look
+	for _, tool := range t.cfg.Tools {
+		l, err := tool.Run.Leavings(ctx, tool.Family, t.foreign(tool), kubeProxy(), shieldOwner())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", tool.Name, err)
+		}
+		out = append(out, look{tool: tool, foreign: l[0], kubeProxy: l[1], shield: l[2]})
 	}
+	return out, nil
+}
+
+// discard removes the chains of an owner.
+func (t *Taker) discard(ctx context.Context, tool Tool, l *xt.Leavings, r *Result) error {
 	for _, ref := range l.Kept {
 		if what := tool.Name + " " + ref.String(); !t.told[what] {
 			t.told[what] = true
@@ -170,18 +188,18 @@ func (t *Taker) foreign(tool Tool) xt.Owner {
 
 // otherModes removes what fairlead has left in other modes, and with the other variant
 // of iptables.
-func (t *Taker) otherModes(ctx context.Context, r *Result) error {
+func (t *Taker) otherModes(ctx context.Context, looks []look, r *Result) error {
 	busy, err := t.drainOwn(ctx, r)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, tool := range t.cfg.Tools {
-		if busy && tool.InUse && t.cfg.Mode == IPTables {
-			errs = append(errs, t.onlyOld(ctx, tool))
+	for _, l := range looks {
+		if busy && l.tool.InUse && t.cfg.Mode == IPTables {
+			errs = append(errs, t.onlyOld(ctx, l))
 			continue
 		}
-		errs = append(errs, t.discard(ctx, tool, t.foreign(tool), r))
+		errs = append(errs, t.discard(ctx, l.tool, l.foreign, r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // sets cannot go while rules name them
@@ -233,20 +251,16 @@ func (t *Taker) drainOwn(ctx context.Context, r *Result) (busy bool, err error) 
 
 // onlyOld leaves of the rules of ipvs mode what its connections need that are still
 // open. New ones meet none of it.
-func (t *Taker) onlyOld(ctx context.Context, tool Tool) error {
-	l, err := tool.Run.Leavings(ctx, tool.Family, t.foreign(tool))
-	if err != nil {
-		return err
-	}
-	rules := ipvs.OldConnections(t.cfg.IPVS, service.Family(tool.Family))
+func (t *Taker) onlyOld(ctx context.Context, l look) error {
+	rules := ipvs.OldConnections(t.cfg.IPVS, service.Family(l.tool.Family))
 	w := xt.TableRestore{Table: xt.Mangle}
 	for _, c := range rules {
-		if !slices.Contains(l.Chains, xt.ChainRef{Table: xt.Mangle, Name: c.Name}) {
+		if !slices.Contains(l.foreign.Chains, xt.ChainRef{Table: xt.Mangle, Name: c.Name}) {
 			return nil // no rules of ipvs mode
 		}
 		w.Write = append(w.Write, c)
 	}
-	return tool.Run.Restore(ctx, &xt.Restore{Family: tool.Family, Tables: []xt.TableRestore{w}})
+	return l.tool.Run.Restore(ctx, &xt.Restore{Family: l.tool.Family, Tables: []xt.TableRestore{w}})
 }
 
 // message tells an operator what was removed.

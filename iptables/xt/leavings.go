@@ -1,6 +1,7 @@
 package xt
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -38,15 +39,28 @@ func (l *Leavings) Jumps() int { return len(l.jumps) }
 // Empty reports whether nothing is to be removed.
 func (l *Leavings) Empty() bool { return len(l.Chains)+len(l.jumps) == 0 }
 
-// Leavings finds what a program has left in the tables that exist. It has no kernel
-// module loaded and no table made.
-func (e *Exec) Leavings(ctx context.Context, f Family, o Owner) (*Leavings, error) {
-	s := leavingsReader{owner: o, chains: map[ChainRef]bool{}, leads: map[ChainRef][]ChainRef{}, used: map[ChainRef]bool{}}
-	c := command{path: e.paths(f).Save, read: func(r io.Reader) error { return eachLine(r, s.line) }}
+// Leavings finds what programs have left in the tables that exist, for each owner in
+// one reading of them. It has no kernel module loaded and no table made.
+func (e *Exec) Leavings(ctx context.Context, f Family, owners ...Owner) ([]*Leavings, error) {
+	readers := make([]leavingsReader, len(owners))
+	for i, o := range owners {
+		readers[i] = leavingsReader{owner: o, chains: map[ChainRef]bool{}, leads: map[ChainRef][]ChainRef{}, used: map[ChainRef]bool{}}
+	}
+	each := func(line []byte) error {
+		for i := range readers {
+			readers[i].line(line)
+		}
+		return nil
+	}
+	c := command{path: e.paths(f).Save, read: func(r io.Reader) error { return eachLine(r, each) }}
 	if stderr, err := c.run(ctx); err != nil {
 		return nil, fmt.Errorf("look for chains of others in %v: %w", f, withStderr(err, stderr))
 	}
-	return s.leavings(f), nil
+	out := make([]*Leavings, len(owners))
+	for i := range readers {
+		out[i] = readers[i].leavings(f)
+	}
+	return out, nil
 }
 
 // A leavingsReader gathers Leavings from the lines of iptables-save.
@@ -59,23 +73,39 @@ type leavingsReader struct {
 	jumps  []Stray
 }
 
-func (s *leavingsReader) line(b []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	switch text := string(b); {
+func (s *leavingsReader) line(b []byte) {
+	switch {
+	case len(b) == 0:
 	case b[0] == '*':
-		s.table = Table(text[1:])
+		s.table = Table(b[1:])
 	case b[0] == ':':
-		name, _, _ := strings.Cut(text[1:], " ")
-		if ref := (ChainRef{s.table, name}); s.owner.Chain(ref) {
+		name, _, _ := bytes.Cut(b[1:], []byte(" "))
+		if ref := (ChainRef{s.table, string(name)}); s.owner.Chain(ref) {
 			s.chains[ref] = true
 		}
-	case strings.HasPrefix(text, "-A "):
-		parent, rule, _ := strings.Cut(text[len("-A "):], " ")
+	case bytes.HasPrefix(b, []byte("-A ")) && s.mayLead(b):
+		parent, rule, _ := strings.Cut(string(b[len("-A "):]), " ")
 		s.rule(parent, rule)
 	}
-	return nil
+}
+
+// mayLead reports whether a word after -j or -g is a chain of the owner, which few of
+// the rules of a large table say: only those are worth a closer look.
+func (s *leavingsReader) mayLead(rule []byte) bool {
+	for _, option := range []string{" -j ", " -g "} {
+		for rest := rule; ; {
+			_, after, found := bytes.Cut(rest, []byte(option))
+			if !found {
+				break
+			}
+			name, _, _ := bytes.Cut(after, []byte(" "))
+			if s.owner.Chain(ChainRef{s.table, string(name)}) {
+				return true
+			}
+			rest = after
+		}
+	}
+	return false
 }
 
 func (s *leavingsReader) rule(parent, rule string) {

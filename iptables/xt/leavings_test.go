@@ -24,8 +24,8 @@ func theirs() Owner {
 func read(t *testing.T, text string) *Leavings {
 	t.Helper()
 	s := leavingsReader{owner: theirs(), chains: map[ChainRef]bool{}, leads: map[ChainRef][]ChainRef{}, used: map[ChainRef]bool{}}
-	if err := eachLine(strings.NewReader(text), s.line); err != nil {
-		t.Fatal(err)
+	for line := range strings.Lines(text) {
+		s.line([]byte(strings.TrimSuffix(line, "\n")))
 	}
 	return s.leavings(IPv4)
 }
