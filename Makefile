@@ -10,8 +10,9 @@ SOAK    ?= 10m
 BENCH    = bin/fairlead-bench
 RESULTS ?= bin/results
 VERSIONS ?= 1.28.15 1.29.6 1.30.4 1.31.0 1.32.2 1.33.13 1.34.2 1.35.4
-# A test that fails is run once more, whole, without the others: what fails then fails the target.
-AGAIN    = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-run-root-test
+# A test that fails is run once more, whole, without the others: what fails then fails the target. A data race fails it at once.
+AGAIN    = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --rerun-fails=1 --rerun-fails-max-failures=4 \
+             --rerun-fails-run-root-test --rerun-fails-abort-on-data-race
 
 .DEFAULT_GOAL := help
 
@@ -36,7 +37,7 @@ check: deps ## vet, staticcheck and the house rules; no root
 	$(GO) test -run 'House' ./cmd/fairlead
 
 unit: deps ## unit, golden, oracle and walk tests under the race detector; no root
-	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v /e2e)
+	$(AGAIN) --packages "$$($(GO) list ./... | grep -v /e2e | tr '\n' ' ')" -- -race -short -timeout 20m
 
 e2e: build ## real packets, real API server, IPVS in kernels that have it (root; builds etcd and kube-apiserver once)
 	@.ci/deps e2e

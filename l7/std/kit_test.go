@@ -103,6 +103,7 @@ func start(t *testing.T, h Handler, change func(*Config)) *place {
 		_ = p.Shutdown(ctx)
 		tasks.Wait()
 	})
+	until(t, "both are served", func() bool { return len(p.Stats().Listeners()) == 2 })
 	return p
 }
 
