@@ -219,17 +219,17 @@ func TestSlowReader(t *testing.T) {
 
 func TestIdleTimeout(t *testing.T) {
 	b := &book{targets: []Target{{Addr: serve(t, echo)}}}
-	_, at := start(t, Config{Handler: b, IdleTimeout: 200 * time.Millisecond})
+	_, at := start(t, Config{Handler: b, IdleTimeout: 600 * time.Millisecond})
 	began := time.Now()
 	c := dial(t, at)
-	for time.Since(began) < 500*time.Millisecond {
+	for time.Since(began) < 1200*time.Millisecond {
 		say(t, c, "hello")
 		hear(t, c, "hello")
 		time.Sleep(10 * time.Millisecond)
 	}
 	last := time.Now()
 	hearReset(t, c)
-	if d := time.Since(last); d < 150*time.Millisecond {
+	if d := time.Since(last); d < 500*time.Millisecond {
 		t.Errorf("reset after %v", d)
 	}
 	if err := b.wait(t, "closed", isOver).stats.Err; !errors.Is(err, ErrIdle) {
