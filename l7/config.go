@@ -47,9 +47,10 @@ type Config struct {
 }
 
 // The pace of changes to objects: the first is in force at once, those that follow are put together. Changes
-// take at most a tenth of one CPU's time.
+// take at most a tenth of one CPU's time, but on a machine so busy that none would be in force for seconds.
 const (
 	minPace  = 10 * time.Millisecond
+	maxPace  = 3 * time.Second
 	paceCost = 10
 )
 

@@ -289,7 +289,7 @@ func (s *Server) follow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(minPace, paceCost*time.Since(began))):
+		case <-time.After(min(max(minPace, paceCost*time.Since(began)), maxPace)):
 		}
 	}
 }
