@@ -30,7 +30,9 @@ func TestChains(t *testing.T) {
 				return slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, ref.Name)
 			}
 			got, want = slices.DeleteFunc(got, builtin), slices.DeleteFunc(want, builtin)
-			order := func(a, b xt.ChainRef) int { return slices.Compare([]string{string(a.Table), a.Name}, []string{string(b.Table), b.Name}) }
+			order := func(a, b xt.ChainRef) int {
+				return slices.Compare([]string{string(a.Table), a.Name}, []string{string(b.Table), b.Name})
+			}
 			slices.SortFunc(got, order)
 			slices.SortFunc(want, order)
 			if d := cmp.Diff(got, want, cmpopts.EquateEmpty()); d != "" {
