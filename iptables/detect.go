@@ -11,6 +11,7 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
+	"github.com/fairlead-project/fairlead/iptables/xt/nft"
 )
 
 // A Variant is one of the two sets of iptables tools. They fill different
@@ -44,7 +45,11 @@ type Tools struct {
 
 // Config returns the configuration of an [xt.Exec] for t.
 func (t Tools) Config() xt.ExecConfig {
-	return xt.ExecConfig{IPv4: t.IPv4, IPv6: t.IPv6, Legacy: t.Variant == Legacy}
+	cfg := xt.ExecConfig{IPv4: t.IPv4, IPv6: t.IPv6, Legacy: t.Variant == Legacy, List: nft.Chains}
+	if cfg.Legacy {
+		cfg.List = xt.LegacyChains
+	}
+	return cfg
 }
 
 // families is both, in order.
@@ -56,8 +61,8 @@ type candidate struct {
 	unusable error // why it cannot be taken; nil if it can
 	plain    bool  // it is what the name iptables stands for
 	hinted   bool  // the kubelet uses it
-	own      int   // chains of ours in it
-	rules    int   // of anybody
+	own      bool  // chains of ours are in it
+	rules    int   // of anybody; not counted if the others decide
 }
 
 // Detect finds the iptables tools to use. Auto takes the variant the kubelet
@@ -87,6 +92,10 @@ func Detect(ctx context.Context, want Variant) (Tools, error) {
 			continue
 		}
 		usable = append(usable, c)
+	}
+	if len(usable) == 2 && usable[0].hinted == usable[1].hinted && usable[0].own == usable[1].own {
+		usable[0].count(ctx)
+		usable[1].count(ctx)
 	}
 	for _, c := range ranked(usable) {
 		if err := c.checkKernel(ctx); err != nil {
@@ -118,7 +127,7 @@ func ranked(cs []*candidate) []*candidate {
 		a, b   int
 	}{
 		{"the kubelet's hint chain is in it", count(a.hinted), count(b.hinted)},
-		{"chains of ours are in it", count(a.own > 0), count(b.own > 0)},
+		{"chains of ours are in it", count(a.own), count(b.own)},
 		{"it holds more rules", a.rules, b.rules},
 		{"plain iptables is it", count(a.plain), count(b.plain)},
 	} {
@@ -204,23 +213,30 @@ func (t *Tools) readVersion() error {
 // nothing.
 func (c *candidate) survey(ctx context.Context) {
 	run := xt.NewExec(c.Config())
-	hints := []xt.ChainRef{
-		{Table: xt.Mangle, Name: "KUBE-IPTABLES-HINT"},
-		{Table: xt.Mangle, Name: "KUBE-KUBELET-CANARY"},
-	}
 	var errs []error
 	for _, f := range c.Families {
-		s, err := run.Survey(ctx, f, hints...)
+		all, err := run.Chains(ctx, f)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		c.hinted = c.hinted || len(s.Chains) > 0
-		c.own += s.Own
-		c.rules += s.Rules
+		for _, ref := range all {
+			c.hinted = c.hinted || ref.Table == xt.Mangle && (ref.Name == "KUBE-IPTABLES-HINT" || ref.Name == "KUBE-KUBELET-CANARY")
+			c.own = c.own || strings.HasPrefix(ref.Name, xt.Prefix)
+		}
 	}
 	if len(errs) == len(c.Families) {
 		c.unusable = errors.Join(errs...)
+	}
+}
+
+// count counts rules. A family that cannot be read has none.
+func (c *candidate) count(ctx context.Context) {
+	run := xt.NewExec(c.Config())
+	for _, f := range c.Families {
+		if s, err := run.Survey(ctx, f); err == nil {
+			c.rules += s.Rules
+		}
 	}
 }
 

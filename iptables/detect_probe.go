@@ -52,19 +52,23 @@ func features(f xt.Family, randomFully bool) []feature {
 }
 
 // Probe adds a rule of each kind we may need, in a chain of its own that it
-// removes again. Asking the tools with --test would not do: that of the nft
-// variant does not ask the kernel. The error names each feature that is
-// missing and the kernel module that has it.
+// removes again: all at once, and less at once only if that fails. Asking the tools with
+// --test would not do: that of the nft variant does not ask the kernel. The error names
+// each feature that is missing and the kernel module that has it.
 func (t Tools) Probe(ctx context.Context, run xt.Runner) (Support, error) {
 	support := Support{SCTP: true, BPF: true}
 	var errs []error
 	for _, f := range t.Families {
-		if err := probeAll(ctx, run, f, features(f, t.RandomFully)); err != nil {
+		all := features(f, t.RandomFully)
+		sctp := feature{"sctp --dport", "xt_sctp", xt.NAT, xt.Rule{Match: []xt.Match{xt.DPort{Protocol: xt.SCTP, Port: 80}}}}
+		bpf := feature{"bpf", "xt_bpf", xt.NAT, xt.Rule{Match: []xt.Match{xt.SameAddr{Family: f}}}}
+		if try(ctx, run, f, append(all, sctp, bpf)...) == nil {
+			continue
+		}
+		if err := probeAll(ctx, run, f, all); err != nil {
 			errs = append(errs, err)
 		}
-		sctp := feature{"sctp --dport", "xt_sctp", xt.NAT, xt.Rule{Match: []xt.Match{xt.DPort{Protocol: xt.SCTP, Port: 80}}}}
 		support.SCTP = support.SCTP && try(ctx, run, f, sctp) == nil
-		bpf := feature{"bpf", "xt_bpf", xt.NAT, xt.Rule{Match: []xt.Match{xt.SameAddr{Family: f}}}}
 		support.BPF = support.BPF && try(ctx, run, f, bpf) == nil
 	}
 	return support, errors.Join(errs...)

@@ -3,7 +3,6 @@ package takeover
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/fairlead-project/fairlead/iptables"
@@ -45,15 +44,13 @@ func Precedes(ctx context.Context, m Mode, tools []Tool, nft *Tables) (bool, err
 }
 
 func (t Tool) precedes(ctx context.Context, m Mode) (bool, error) {
-	is := func(c xt.ChainRef) bool {
-		return strings.HasPrefix(c.Name, ownPrefix) || c.Table == xt.NAT && c.Name == kubeServices
-	}
-	found, err := t.Run.Leavings(ctx, t.Family, xt.Owner{Chain: is, Entry: is})
+	all, err := t.Run.Chains(ctx, t.Family)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	for _, c := range slices.Concat(found[0].Chains, found[0].Kept) {
-		if !t.InUse || c.Name == kubeServices {
+	for _, c := range all {
+		kube := c.Table == xt.NAT && c.Name == kubeServices
+		if kube || !t.InUse && strings.HasPrefix(c.Name, ownPrefix) {
 			return true, nil
 		}
 		for mode, sign := range signs() {

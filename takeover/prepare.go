@@ -34,15 +34,12 @@ func (t *Taker) raiseShields(ctx context.Context) error {
 		errs = append(errs, t.cfg.NFT.Shield(mark))
 	}
 	kube := kubeProxy()
-	translates := xt.Owner{
-		Chain: func(c xt.ChainRef) bool {
-			return c.Table == xt.NAT && (strings.HasPrefix(c.Name, ownPrefix) || kube.Chain(c))
-		},
-		Entry: func(xt.ChainRef) bool { return true },
+	translates := func(c xt.ChainRef) bool {
+		return c.Table == xt.NAT && (strings.HasPrefix(c.Name, ownPrefix) || kube.Chain(c))
 	}
 	for _, tool := range t.cfg.Tools {
-		l, err := tool.Run.Leavings(ctx, tool.Family, translates)
-		if err == nil && len(l[0].Chains)+len(l[0].Kept) > 0 {
+		all, err := tool.Run.Chains(ctx, tool.Family)
+		if err == nil && slices.ContainsFunc(all, translates) {
 			err = raiseShield(ctx, tool, mark)
 		}
 		if err != nil {
@@ -105,16 +102,13 @@ func (t *Taker) pauseProxy(ctx context.Context) error {
 }
 
 func pause(ctx context.Context, tool Tool) error {
-	found, err := tool.Run.Leavings(ctx, tool.Family, xt.Owner{
-		Chain: func(c xt.ChainRef) bool { return c.Table == xt.Mangle && strings.HasPrefix(c.Name, ownPrefix) },
-		Entry: func(xt.ChainRef) bool { return true },
-	})
+	all, err := tool.Run.Chains(ctx, tool.Family)
 	if err != nil {
 		return err
 	}
 	w := xt.TableRestore{Table: xt.Mangle}
 	for _, name := range userspace.CatchChains() {
-		if !slices.Contains(found[0].Chains, xt.ChainRef{Table: xt.Mangle, Name: name}) {
+		if !slices.Contains(all, xt.ChainRef{Table: xt.Mangle, Name: name}) {
 			return nil // no proxy here
 		}
 		w.Write = append(w.Write, xt.Chain{Name: name, Rules: []xt.Rule{{Target: xt.DropPacket{}}}})

@@ -53,9 +53,7 @@ func (c command) cleanup(ctx context.Context, args []string) error {
 		errs = append(errs, err)
 	}
 	for _, t := range tools {
-		run := xt.NewExec(xt.ExecConfig{
-			IPv4: t.paths, IPv6: t.paths, Legacy: t.variant == iptables.Legacy, Tables: t.tables("/"),
-		})
+		run := xt.NewExec(t.config())
 		removed, err := sweep(ctx, cfg, run, t.family)
 		switch {
 		case err != nil:
@@ -93,6 +91,17 @@ type toolSet struct {
 	variant iptables.Variant
 	family  xt.Family
 	paths   xt.Paths
+	plain   bool // the variant is a guess
+}
+
+// config is what runs the tools. Where it is a guess which they are, they are asked for everything.
+func (t toolSet) config() xt.ExecConfig {
+	cfg := iptables.Tools{Variant: t.variant, IPv4: t.paths, IPv6: t.paths}.Config()
+	cfg.Tables = t.tables("/")
+	if t.plain {
+		cfg.List = nil
+	}
+	return cfg
 }
 
 // everyTool returns all that is installed, an error if that is nothing.
@@ -102,7 +111,7 @@ func everyTool() ([]toolSet, error) {
 		before := len(out)
 		for _, v := range []iptables.Variant{iptables.NFT, iptables.Legacy} {
 			if paths, err := xt.Locate(f, string(v)); err == nil {
-				out = append(out, toolSet{v, f, paths})
+				out = append(out, toolSet{v, f, paths, false})
 			}
 		}
 		if len(out) > before {
@@ -111,7 +120,11 @@ func everyTool() ([]toolSet, error) {
 		// Before 1.8, and in images with one variant, only the plain names are
 		// there. Taking the lock that the nft variant does not need is harmless.
 		if paths, err := xt.Locate(f, ""); err == nil {
-			out = append(out, toolSet{iptables.Legacy, f, paths})
+			v := iptables.Legacy
+			if real, err := filepath.EvalSymlinks(paths.Save); err == nil && strings.Contains(filepath.Base(real), "nft") {
+				v = iptables.NFT
+			}
+			out = append(out, toolSet{v, f, paths, true})
 		}
 	}
 	if len(out) == 0 {

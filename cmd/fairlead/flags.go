@@ -125,7 +125,7 @@ func (f *flags) addIptables(fs *pflag.FlagSet) {
 	fs.StringVar(&f.Writer, "iptables-writer", writerAuto, "what writes the rules: tool, netlink (nft variant), or auto: netlink if it is found to write the same (not in kube-proxy)")
 	f.addMasqueradeBit(fs)
 	fs.DurationVar(&f.SyncPeriod, "iptables-sync-period", 30*time.Second, "time between looks at what others do to our rules, and the longest pause after an error")
-	fs.DurationVar(&f.MinSyncPeriod, "iptables-min-sync-period", time.Second, "about the longest a change waits under churn")
+	fs.DurationVar(&f.MinSyncPeriod, "iptables-min-sync-period", time.Second, "about the longest a change waits under churn, beside eight syncs")
 }
 
 func (f *flags) addMasqueradeBit(fs *pflag.FlagSet) {

@@ -97,9 +97,7 @@ func takeoverTools(mode string, inUse iptables.Variant) []takeover.Tool {
 	}
 	var out []takeover.Tool
 	for _, t := range installed {
-		tool := takeover.Tool{Name: t.paths.Save, Family: t.family, Run: xt.NewExec(xt.ExecConfig{
-			IPv4: t.paths, IPv6: t.paths, Legacy: t.variant == iptables.Legacy, Tables: t.tables("/"),
-		})}
+		tool := takeover.Tool{Name: t.paths.Save, Family: t.family, Run: xt.NewExec(t.config())}
 		if t.variant == inUse {
 			tool.InUse, tool.Tables = true, tables[mode]
 		}

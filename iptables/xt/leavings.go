@@ -40,8 +40,16 @@ func (l *Leavings) Jumps() int { return len(l.jumps) }
 func (l *Leavings) Empty() bool { return len(l.Chains)+len(l.jumps) == 0 }
 
 // Leavings finds what programs have left in the tables that exist, for each owner in
-// one reading of them. It has no kernel module loaded and no table made.
+// one reading of them; of none where the names of all chains say that there is nothing.
+// It has no kernel module loaded and no table made.
 func (e *Exec) Leavings(ctx context.Context, f Family, owners ...Owner) ([]*Leavings, error) {
+	if e.nobody(ctx, f, owners) {
+		out := make([]*Leavings, len(owners))
+		for i := range out {
+			out[i] = &Leavings{Family: f}
+		}
+		return out, nil
+	}
 	readers := make([]leavingsReader, len(owners))
 	for i, o := range owners {
 		readers[i] = leavingsReader{owner: o, chains: map[ChainRef]bool{}, leads: map[ChainRef][]ChainRef{}, used: map[ChainRef]bool{}}

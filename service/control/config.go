@@ -13,7 +13,7 @@ import (
 // Defaults of a Config.
 const (
 	DefaultSyncPeriod = 30 * time.Second // as kube-proxy's
-	DefaultDutyCycle  = 0.005
+	DefaultDutyCycle  = 0.01
 	DefaultBurst      = 100 * time.Millisecond
 	DefaultMaxDelay   = 10 * time.Second
 	DefaultCoalesce   = time.Millisecond
@@ -35,8 +35,8 @@ type Config struct {
 	MaxDelay time.Duration
 	// MinSyncPeriod is kube-proxy's setting of this name. There every sync waits
 	// this long after the one before, and for its end; here no pause is longer than
-	// this and what a sync of kube-proxy's takes, which is guessed from our own, nor
-	// than twice this. Zero means not given.
+	// this and eight times the last sync, nor than three times this, so that no change
+	// is later than with kube-proxy. Zero means not given.
 	MinSyncPeriod time.Duration
 	// Coalesce is how long a sync waits for more after the first change.
 	Coalesce time.Duration

@@ -11,6 +11,7 @@
 //
 //	after a calm, a change  at once, after a millisecond in which what belongs together arrives
 //	busy for a while        later: of the time, at most DutyCycle is spent syncing, but see MinSyncPeriod
+//	no longer busy          after a calm of 300 ms or four syncs, with what has waited
 //	after an error          after 100 ms, then twice as long each time up to SyncPeriod; a change may come sooner
 //	every SyncPeriod        an audit: has somebody else changed the kernel?
 //	by Report.Again         an audit when a dataplane asks for one

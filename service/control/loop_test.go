@@ -270,13 +270,13 @@ func TestPacing(t *testing.T) {
 		want time.Duration // between the starts of two syncs
 	}{
 		{name: "cheap syncs follow changes", took: time.Millisecond, want: 100 * time.Millisecond},
-		{name: "dear syncs wait", took: 30 * time.Millisecond, skip: 4, want: 6 * time.Second},
+		{name: "dear syncs wait", took: 30 * time.Millisecond, skip: 4, want: 3 * time.Second},
 		{name: "a quarter of the time", cfg: control.Config{DutyCycle: 0.25, Burst: 1}, took: time.Second, want: 4 * time.Second},
 		{name: "half of the time", cfg: control.Config{DutyCycle: 0.5, Burst: 1}, took: time.Second, want: 2 * time.Second},
 		{name: "a burst first", cfg: control.Config{DutyCycle: 0.25}, took: 20 * time.Millisecond, want: 100 * time.Millisecond},
 		{name: "no longer than MaxDelay", cfg: control.Config{MaxDelay: 2 * time.Second}, took: 5 * time.Second, want: 7 * time.Second},
-		{name: "no longer than twice MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 7 * time.Second},
-		{name: "MinSyncPeriod and four syncs", cfg: control.Config{MinSyncPeriod: time.Second}, took: 50 * time.Millisecond, skip: 3, want: 1250 * time.Millisecond},
+		{name: "no longer than three times MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 8 * time.Second},
+		{name: "MinSyncPeriod and eight syncs", cfg: control.Config{MinSyncPeriod: time.Second}, took: 50 * time.Millisecond, skip: 3, want: 1450 * time.Millisecond},
 		{name: "MinSyncPeriod delays nothing", cfg: control.Config{DutyCycle: 0.25, Burst: 1, MinSyncPeriod: 20 * time.Second}, took: time.Second, want: 4 * time.Second},
 	}
 	for _, tt := range tests {
@@ -321,10 +321,11 @@ func TestChurn(t *testing.T) {
 		{"one at a time", time.Second, 31 * ms, 0.032, 33 * ms},
 		{"one at a time, a large table", 1500 * ms, 230 * ms, 0.16, 232 * ms},
 		{"a few a second", 310 * ms, 10 * ms, 0.034, 12 * ms},
-		{"churn", 50 * ms, ms, 0.008, 250 * ms},
-		{"churn, a table of 1,000 Services", 50 * ms, 31 * ms, 0.032, 1200 * ms},
-		{"churn, a large table", 50 * ms, 230 * ms, 0.115, 2400 * ms},
-		{"a thousand a second", ms, 30 * ms, 0.031, 1200 * ms},
+		{"churn", 50 * ms, ms, 0.013, 150 * ms},
+		{"churn, written over netlink", 50 * ms, 5 * ms, 0.013, 560 * ms},
+		{"churn, a table of 1,000 Services", 50 * ms, 31 * ms, 0.027, 1350 * ms},
+		{"churn, a large table", 50 * ms, 230 * ms, 0.082, 3400 * ms},
+		{"a thousand a second", ms, 30 * ms, 0.027, 1350 * ms},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -353,6 +354,32 @@ func TestChurn(t *testing.T) {
 					t.Errorf("a change was in force after %s, want %s at most", longest, tt.within)
 				}
 			})
+		})
+	}
+}
+
+// TestChurnEnds requires that what came last does not wait for more, once it is clear
+// that nothing more comes.
+func TestChurnEnds(t *testing.T) {
+	for took, within := range map[time.Duration]time.Duration{
+		5 * ms:   310 * ms,
+		31 * ms:  370 * ms,
+		230 * ms: 1390 * ms, // another sync is under way at worst
+	} {
+		run(t, control.Config{SyncPeriod: time.Hour, MinSyncPeriod: time.Second}, func(r *rig) {
+			r.plane.set(func() { r.plane.took = took })
+			r.add(1)
+			r.loop.Synced()
+			r.sleep(time.Minute)
+			for i := range 600 {
+				r.sleep(50 * ms)
+				r.change(1, i%200)
+			}
+			last := time.Since(r.plane.start)
+			r.sleep(time.Minute)
+			if got := r.plane.calls[len(r.plane.calls)-1].End - last; got > within {
+				t.Errorf("a sync takes %s: the last change was in force after %s, want %s at most", took, got, within)
+			}
 		})
 	}
 }

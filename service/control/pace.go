@@ -20,10 +20,11 @@ const (
 	calm      = 300 * time.Millisecond
 	calmShare = 4
 
-	// kubeProxyShare is about how many times as long as ours a sync of kube-proxy's
-	// takes in the same mode, where the tools take most of it. Its changes wait for
-	// minSyncPeriod and for that, so ours may.
-	kubeProxyShare = 4
+	// kubeProxyShare is how many syncs of ours a change may wait for beside
+	// minSyncPeriod. With kube-proxy in the same mode one waits for that and for two of
+	// its syncs, the one that is under way and its own, each of which takes four to five
+	// times as long as ours.
+	kubeProxyShare = 8
 )
 
 // A pace decides when to sync and when to audit. Times are given to it, so that
@@ -49,7 +50,7 @@ type pace struct {
 // change notes that the Store has changed. What comes after a calm owes nothing: it is
 // no part of a churn in which to wait would spare syncs.
 func (p *pace) change(now time.Time) {
-	if now.Sub(p.noticed) >= max(calm, calmShare*p.took) {
+	if now.Sub(p.noticed) >= p.calm() {
 		p.debt, p.rested = 0, time.Time{}
 	}
 	p.noticed = now
@@ -57,6 +58,9 @@ func (p *pace) change(now time.Time) {
 		p.changed = now
 	}
 }
+
+// calm is how long nothing must change for churn to be over.
+func (p *pace) calm() time.Duration { return max(calm, calmShare*p.took) }
 
 // release allows the first sync, which is due even if there is nothing.
 func (p *pace) release(now time.Time) {
@@ -112,14 +116,15 @@ func (p *pace) regular(end time.Time) {
 
 // rest makes the next sync wait so long that syncing keeps to its share. The time
 // spent is a debt that shrinks by DutyCycle of the time that passes, and is forgotten
-// after a calm; as long as it is below Burst, nothing waits.
+// after a calm; as long as it is below Burst, nothing waits. Nor does anything wait for
+// longer than until a calm: then nothing more comes for which to wait would spare a sync.
 func (p *pace) rest(start, end time.Time) {
 	earn := func(d time.Duration) time.Duration { return time.Duration(p.cfg.DutyCycle * float64(d)) }
 	p.debt = max(0, p.debt-earn(start.Sub(p.settled))) + end.Sub(start)
 	p.settled, p.took = start, end.Sub(start)
 	longest := p.cfg.MaxDelay
 	if least := p.cfg.MinSyncPeriod; least > 0 {
-		longest = min(longest, least+min(least, kubeProxyShare*p.took))
+		longest = min(longest, least+min(2*least, kubeProxyShare*p.took))
 	}
 	p.debt = min(p.debt, p.cfg.Burst+earn(end.Add(longest).Sub(start)))
 	p.rested = start.Add(time.Duration(float64(p.debt-p.cfg.Burst) / p.cfg.DutyCycle))
@@ -130,14 +135,17 @@ func (p *pace) nextSync() (time.Time, bool) {
 	if !p.released || p.changed.IsZero() && p.retry.IsZero() {
 		return time.Time{}, false
 	}
-	at := p.retry
+	at, rested := p.retry, p.rested
 	if !p.changed.IsZero() {
 		if soon := p.changed.Add(p.cfg.Coalesce); at.IsZero() || soon.Before(at) {
 			at = soon
 		}
+		if over := p.noticed.Add(p.calm()); over.Before(rested) {
+			rested = over
+		}
 	}
-	if at.Before(p.rested) {
-		at = p.rested
+	if at.Before(rested) {
+		at = rested
 	}
 	return at, true
 }
