@@ -30,8 +30,8 @@ func (m mode) defaults(quick bool) map[string]string {
 	}
 	if m == modeSuite {
 		d = map[string]string{
-			"n": "10000,1000,100,5000", "variants": "legacy,nft,nftables,userspace", "flips": "6", "churn": "10s",
-			"idle": "32s", "cold-timeout": "100s", "connects": "1500",
+			"n": "10000,1000,100,5000,30000", "variants": "legacy,nft,nftables,userspace", "flips": "5", "churn": "8s",
+			"idle": "45s", "cold-timeout": "100s", "connects": "1500",
 		}
 	}
 	if m == modeUserspace {
