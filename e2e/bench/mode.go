@@ -24,8 +24,8 @@ func (m mode) defaults(quick bool) map[string]string {
 	d := map[string]string{}
 	if m == modeIPVS {
 		d = map[string]string{
-			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "15s",
-			"cold-timeout": "15m", "flip-timeout": "4m",
+			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "10s",
+			"cold-timeout": "150s", "flip-timeout": "2m",
 		}
 	}
 	if m == modeSuite {
