@@ -57,9 +57,9 @@ type suiteOptions struct {
 	budget     time.Duration
 }
 
-// limitTime is how long a run may take: with -full, or in rounds, as long as it takes.
+// limitTime is how long a run may take: with -full, -only or in rounds, as long as it takes.
 func (o options) limitTime() time.Duration {
-	if o.full || o.rounds > 1 {
+	if o.full || o.rounds > 1 || o.only != "" {
 		return 0
 	}
 	return o.budget
@@ -79,7 +79,7 @@ func (o *suiteOptions) defineSuite(flags *flag.FlagSet) {
 	flags.IntVar(&o.repeats, "repeats", 1, "with -mode suite: how often a phase is done again because others disturbed it")
 	flags.DurationVar(&o.nftTimeout, "nft-timeout", 30*time.Second, "with -mode suite: time given to a proxy to start with iptables-nft")
 	flags.DurationVar(&o.phaseLimit, "phase-limit", 15*time.Second, "with -mode suite: time after which C3 and C6 make no further change")
-	flags.DurationVar(&o.budget, "budget", 26*time.Minute, "with -mode suite: worlds for which this leaves no time are left out; 0 measures all, as do -full and -rounds")
+	flags.DurationVar(&o.budget, "budget", 26*time.Minute, "with -mode suite: worlds for which this leaves no time are left out; 0 measures all, as do -full, -only and -rounds")
 }
 
 func (o options) validateSuite() error {

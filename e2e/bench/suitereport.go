@@ -50,7 +50,7 @@ func merge(all []results) figures {
 	for _, r := range all {
 		f.environments = append(f.environments, r.Environment)
 		for _, remark := range r.Remarks {
-			if !slices.Contains(f.remarks, remark) {
+			if r.Environment.Mode == modeSuite && !slices.Contains(f.remarks, remark) {
 				f.remarks = append(f.remarks, remark)
 			}
 		}
