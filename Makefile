@@ -64,13 +64,13 @@ $(BENCH): build
 	@mkdir -p $(RESULTS)
 	$(GO) build -o $(BENCH) ./e2e/bench
 
-bench: $(BENCH) ## against kube-proxy of the same Kubernetes version in all its modes, in one run (root; half an hour; BENCHFLAGS=-full: hours)
+bench: $(BENCH) ## against kube-proxy of the same Kubernetes version in all its modes, in one run (root; 25 minutes; BENCHFLAGS=-full: hours)
 	$(BENCH) -fairlead $(BIN) -mode suite -o $(RESULTS)/suite.json $(BENCHFLAGS)
 
 bench-real: $(BENCH) ## some of it with etcd and kube-apiserver, to see that the replay of bench flatters nobody (root; 5 minutes)
 	$(BENCH) -fairlead $(BIN) -mode suite -only V1 -variants legacy,nft -o $(RESULTS)/real.json $(BENCHFLAGS)
 
-bench-ipvs: $(BENCH) ## the same in the mode ipvs, on a kernel that has it (root; an hour)
+bench-ipvs: $(BENCH) ## the same in the mode ipvs, on a kernel that has it (root; BENCHFLAGS='-n 1000': 15 minutes)
 	$(BENCH) -fairlead $(BIN) -mode ipvs -o $(RESULTS)/ipvs.json $(BENCHFLAGS)
 
 bench-report: $(BENCH) ## docs/performance.md and its plots, from what these three have written; FILES= names others

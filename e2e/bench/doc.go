@@ -4,7 +4,7 @@
 // one shape of network, taking turns: A, B, A, B. Run it as root from the source
 // tree:
 //
-//	go run ./e2e/bench -mode suite -o suite.json       # everything below, half an hour
+//	go run ./e2e/bench -mode suite -o suite.json       # everything below, 25 minutes
 //	go run ./e2e/bench report suite.json               # docs/performance.md
 //	go run ./e2e/bench -n 200 -variants legacy -quick  # one table, a minute
 //
@@ -36,7 +36,8 @@
 // Services in force on this kernel: iptables legacy and nft, kube-proxy's nftables mode
 // and fairlead's userspace mode. The scenarios, by the names that -only takes:
 //
-//	C1 cold start              C2 restart                C3 one endpoint changes
+//	C1 cold start              C2 restart                C3 one endpoint changes, and
+//	                                                        the least that takes the kernel
 //	C4 churn at several rates, and the backlog afterwards
 //	C5 a rolling update of a Service of 250, 1,000 and 5,000 endpoints
 //	C6 Services, and a namespace of them, are added and deleted
@@ -47,10 +48,16 @@
 //	D7 who is connected to while endpoints change
 //	V1 C1, C3 and C4 with etcd and kube-apiserver; only when asked for
 //
-// Of the numbers of Services the first and 1,000 go through all of it, the others through
-// what a curve needs; -full changes that. What others on the machine use is taken in each
-// phase, and a phase in which they used too much is done again. The file of -o is written
-// after every phase, so a run may be cut short; "bench report" pools files.
+// The first of the numbers of Services goes through all of it, 1,000 through most, those
+// below through what a curve needs, and others through what is soon done. A proxy that
+// takes more than ten seconds to start is spared what would take it minutes, which is
+// noted, and what did not start with fewer endpoints is not tried with more. Worlds for
+// which -budget leaves no time are left out; what is still to come, and how long that
+// takes, is logged before each. -full has none of these limits.
+//
+// What others on the machine use is taken in each phase, and a phase in which they used
+// too much is done again. The file of -o is written after every phase, with how long that
+// took, so a run may be cut short; "bench report" pools files.
 //
 // With -mode ipvs both proxies are in that mode, and these are measured as well
 // or instead:
@@ -104,8 +111,10 @@
 // result.go and report.go are what comes out. Of the suite, suite.go and suiteplan.go say
 // what is done in which order, suiteworld.go and store.go what there is and what becomes of
 // it, suitephases.go, suitestream.go, suitefleet.go, suiterestart.go and suitedata.go are the
-// scenarios, suitereal.go is the real API server, and suitereport.go, targets.go, plot.go,
-// document.go and performance.md.tmpl make the report. For IPVS there are coldipvs.go,
+// scenarios, nftwatch.go counts what is written, floor.go, floornft.go and floorlegacy.go
+// take the kernel's floor, suitebudget.go has an eye on the clock, suitereal.go is the real
+// API server, and suitereport.go, targets.go, targetsipvs.go, plot.go, document.go and
+// performance.md.tmpl make the report. For IPVS there are coldipvs.go,
 // restart.go, contents.go, tap.go and spy.go, which look at the kernel, and
 // reportipvs.go; guest.go runs all of it on another kernel. For userspace there are
 // arena.go, rivals.go, datapath.go and reportuserspace.go, and soak.go, soakload.go and

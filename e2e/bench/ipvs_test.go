@@ -181,7 +181,7 @@ func TestParseFlagsIPVS(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := []any{o.mode, o.services, o.endpoints, o.flips, o.churn, o.flipTimeout, o.kernel}
-	want := []any{modeIPVS, []int{100}, 10, 7, time.Duration(0), 4 * time.Minute, kernelAuto}
+	want := []any{modeIPVS, []int{100}, 10, 7, time.Duration(0), 2 * time.Minute, kernelAuto}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
 	}

@@ -160,17 +160,20 @@ func (t *trial) idle(ctx context.Context) error {
 }
 
 // isolatedChanges makes changes that are far enough apart for the proxy to have
-// come to rest.
+// come to rest: fewer than were asked for, but at least two, if it needs long for that.
 func (t *trial) isolatedChanges(ctx context.Context) error {
 	before, err := t.run.meter.cpu()
 	if err != nil {
 		return err
 	}
-	for range t.options.flips {
+	const limit = time.Minute
+	begun, made := time.Now(), 0
+	for made < t.options.flips && (made < 2 || time.Since(begun) < limit) {
 		took, err := t.flip(ctx, t.nextFlip())
 		if err != nil {
 			return err
 		}
+		made++
 		t.out.add(flipLatency, milliseconds(took))
 		if err := t.pause(ctx); err != nil {
 			return err
@@ -180,7 +183,7 @@ func (t *trial) isolatedChanges(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.out.add(flipCPU, milliseconds(after-before)/float64(t.options.flips))
+	t.out.add(flipCPU, milliseconds(after-before)/float64(made))
 	return nil
 }
 

@@ -24,14 +24,14 @@ func (m mode) defaults(quick bool) map[string]string {
 	d := map[string]string{}
 	if m == modeIPVS {
 		d = map[string]string{
-			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "15s",
-			"cold-timeout": "15m", "flip-timeout": "4m",
+			"n": "1000,10000", "variants": "legacy", "endpoints": "10", "flips": "5", "churn": "10s",
+			"cold-timeout": "150s", "flip-timeout": "2m",
 		}
 	}
 	if m == modeSuite {
 		d = map[string]string{
-			"n": "10000,1000,100,5000", "variants": "legacy,nft,nftables,userspace", "flips": "6", "churn": "10s",
-			"idle": "32s", "cold-timeout": "100s", "connects": "1500",
+			"n": "10000,1000,100,5000,30000", "variants": "legacy,nft,nftables,userspace", "flips": "5", "churn": "8s",
+			"idle": "45s", "cold-timeout": "100s", "connects": "1500",
 		}
 	}
 	if m == modeUserspace {

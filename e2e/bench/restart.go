@@ -110,7 +110,7 @@ func (t *trial) restartSame(ctx context.Context) error {
 // drained waits until no destination is on its way out, which takes as long as
 // the connections to it have until they time out.
 func (t *trial) drained(ctx context.Context) error {
-	const tick, limit = 10 * time.Second, 4 * time.Minute
+	const tick, limit = 5 * time.Second, 150 * time.Second
 	for begun := time.Now(); ; {
 		c, err := t.network.contents()
 		if err != nil {

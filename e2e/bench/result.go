@@ -75,6 +75,15 @@ type outcome struct {
 	// of the suite, and Dropped how often one was done again because of that.
 	Noise   map[string]float64 `json:"noise,omitempty"`
 	Dropped map[string]int     `json:"dropped,omitempty"`
+	// Took is how long each phase of the suite took, in seconds, repetitions included.
+	Took map[string]float64 `json:"took,omitempty"`
+}
+
+func (o *outcome) spend(phase string, d time.Duration) {
+	if o.Took == nil {
+		o.Took = map[string]float64{}
+	}
+	o.Took[phase] += d.Seconds()
 }
 
 func (o *outcome) noise(phase string, share float64) {
@@ -152,6 +161,13 @@ func maximum(values []float64) float64 {
 		return math.NaN()
 	}
 	return slices.Max(values)
+}
+
+func minimum(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	return slices.Min(values)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -19,6 +19,7 @@ type bench struct {
 	shims    map[variant]string // folders to put first in PATH
 	outcomes []*outcome
 	remarks  []string
+	budget   budget
 	guest    bool         // started by a bench on the host
 	tell     func() error // what there is so far; nil unless guest
 }

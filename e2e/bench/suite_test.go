@@ -54,6 +54,9 @@ func worldNames(t *testing.T, args string) []string {
 		if w.brief {
 			name += ", brief"
 		}
+		if w.sparse {
+			name += ", sparse"
+		}
 		names = append(names, name)
 	}
 	return names
@@ -63,11 +66,13 @@ func TestWorlds(t *testing.T) {
 	for args, want := range map[string][]string{
 		"": {
 			"standard, 10,000 Services × 5", "standard, 1,000 Services × 5", "memory, 10,000 Services × 10, brief",
-			"large, 100 Services × 5, brief", "standard, 100 Services × 5, brief", "standard, 5,000 Services × 5, brief",
+			"large, 100 Services × 5, brief", "standard, 100 Services × 5, brief", "standard, 5,000 Services × 5, brief, sparse",
+			"standard, 30,000 Services × 5, brief, sparse",
 		},
 		"-only C3 -n 200":     {"standard, 200 Services × 5"},
 		"-only C5":            {"large, 100 Services × 5, brief"},
 		"-only M1 -n 200":     {"memory, 200 Services × 10, brief"},
+		"-only I1 -n 200":     {"memory, 200 Services × 10, brief"},
 		"-only V1 -n 2000":    {"real, 1,000 Services × 5, brief"},
 		"-only C1,V1 -n 1000": {"standard, 1,000 Services × 5", "real, 1,000 Services × 5, brief"},
 	} {
@@ -251,6 +256,61 @@ func TestTargets(t *testing.T) {
 	}
 	if strings.Contains(got, "RSS") {
 		t.Errorf("there are targets of what was not measured:\n%s", got)
+	}
+}
+
+// TestPromptness: a change may take as long as the kernel's floor makes it, and the table
+// says which of the two limits it is about. Numbers of Services beyond those that the
+// targets are about do not count.
+func TestPromptness(t *testing.T) {
+	for _, test := range []struct {
+		took, floor float64
+		want        string
+	}{
+		{4, 1, "4.00 ms, at 10,000 × 5 | met |"},
+		{80, 75, "80.0 ms, at 10,000 × 5: more than 5 ms; 1.07 times the floor, 75.0 ms | met |"},
+		{80, 40, "80.0 ms, at 10,000 × 5: more than 5 ms; 2.00 times the floor, 40.0 ms | **not met** |"},
+		{80, 0, "80.0 ms, at 10,000 × 5; the floor was not measured | **not met** |"},
+	} {
+		var all []*outcome
+		for _, n := range []int{100, 10_000, 30_000} {
+			o := &outcome{World: worldStandard, Proxy: fairleadName, Variant: legacy, Services: n, Endpoints: 5, Round: 1}
+			scale := float64(n) / 10_000
+			o.add(flipLatency, test.took*scale)
+			if test.floor > 0 {
+				o.add(floorWall, test.floor*scale)
+			}
+			all = append(all, o)
+		}
+		if got := merge([]results{{Outcomes: all}}).targets(); !strings.Contains(got, test.want) {
+			t.Errorf("got:\n%swant among it: %s", got, test.want)
+		}
+	}
+}
+
+func TestTargetsIPVS(t *testing.T) {
+	out := func(proxy string, cold, rss float64) *outcome {
+		o := &outcome{Proxy: proxy, Variant: legacy, Services: 1000}
+		o.add(startRSS, rss)
+		if proxy == fairleadName {
+			o.add(coldAll, cold)
+			o.add(restartIPVS, 0)
+			o.add(restartIPSet, 2)
+		} else {
+			o.atLeast(coldAll, cold)
+		}
+		return o
+	}
+	f := merge([]results{{Environment: environment{Mode: modeIPVS}, Outcomes: []*outcome{out(kubeProxyName, 200, 80e6), out(fairleadName, 4, 40e6)}}})
+	got := f.targets()
+	for _, want := range []string{
+		"| cold start in at most 1/10 of kube-proxy's time | ipvs, in the lab | 4.00 s, ratio less than 0.020, at 1,000 Services | met |",
+		"| RSS at most 1/4 of kube-proxy's | ipvs, in the lab | 40.0 MB, ratio 0.500, at 1,000 Services | **not met** |",
+		"| a restart without a change writes nothing | ipvs, in the lab | 2 writes, at 1,000 Services | **not met** |",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got:\n%swant among it:\n%s", got, want)
+		}
 	}
 }
 

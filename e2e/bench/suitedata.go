@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -25,8 +26,11 @@ func widthMetric(endpoints int, what string) metric {
 // dataPaths compares what packets meet in the networks of all entrants, in turns,
 // with nothing else going on.
 func (b *bench) dataPaths(ctx context.Context, w world, all []*finalist, round int) error {
-	if w.kind == worldMemory || len(all) == 0 {
+	if len(all) == 0 {
 		return nil
+	}
+	if w.kind == worldMemory {
+		return b.idleTogether(ctx, all)
 	}
 	if w.kind == worldLarge {
 		if !b.options.wants(sceneWidth) {
@@ -41,7 +45,7 @@ func (b *bench) dataPaths(ctx context.Context, w world, all []*finalist, round i
 			return err
 		}
 	}
-	if w.brief {
+	if !w.most && b.options.only == "" {
 		return b.report()
 	}
 	for _, k := range loadKinds() {
@@ -49,7 +53,7 @@ func (b *bench) dataPaths(ctx context.Context, w world, all []*finalist, round i
 			continue
 		}
 		b.log.Info("loading", "kind", k.String(), "world", w.String())
-		for range 3 {
+		for range loadRounds {
 			for _, f := range all {
 				if err := f.load(ctx, k); err != nil {
 					return err
@@ -133,11 +137,49 @@ func (b *bench) connectWidths(ctx context.Context, w world, all []*finalist) err
 	return b.connectTo(ctx, paths, add)
 }
 
+// loadRounds is how often each network has a load of each kind, in turns.
+const loadRounds = 2
+
+// idleTogether watches all proxies at once while nothing happens. None has changed
+// anything for a while by then, apart from the last; what it does after that is waited for.
+func (b *bench) idleTogether(ctx context.Context, all []*finalist) error {
+	const after = 12 * time.Second
+	running := slices.DeleteFunc(slices.Clone(all), func(f *finalist) bool {
+		return f.run == nil || f.run.ended() != nil || !b.options.wants(sceneIdle)
+	})
+	if len(running) == 0 {
+		return nil
+	}
+	b.log.Info("idle", "proxies", len(running))
+	if err := sleep(ctx, min(after, b.options.idle)); err != nil {
+		return err
+	}
+	before := make([]time.Duration, len(running))
+	begun := time.Now()
+	for i, f := range running {
+		var err error
+		if before[i], err = f.run.meter.cpu(); err != nil {
+			return err
+		}
+	}
+	if err := sleep(ctx, b.options.idle); err != nil {
+		return err
+	}
+	for i, f := range running {
+		used, err := f.run.meter.cpu()
+		if err != nil {
+			return err
+		}
+		f.out.add(idleCPU, milliseconds(used-before[i])/time.Since(begun).Seconds())
+	}
+	return b.report()
+}
+
 // load puts a load on the network, and notes the rate and the CPU time for each
 // operation: that of clients and endpoints, which are this process, of the proxy if
 // it is in the way, and of packets as far as they are handled by one of them.
 func (f *finalist) load(ctx context.Context, k load.Kind) error {
-	const duration = 1500 * time.Millisecond
+	const duration = 1200 * time.Millisecond
 	if !f.started() {
 		return nil
 	}

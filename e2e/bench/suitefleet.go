@@ -239,7 +239,7 @@ func (t *suiteTrial) relist(ctx context.Context) error {
 		return fmt.Errorf("reset the peak of memory: %w", err)
 	}
 	read := t.network.replay.wholes.Load()
-	used, writes, err := t.provoked(ctx, func() error {
+	used, made, err := t.provoked(ctx, func() error {
 		t.network.replay.disconnect()
 		const kinds = 3 // Services, EndpointSlices and the node
 		for begun := time.Now(); t.network.replay.wholes.Load() < read+kinds; {
@@ -262,12 +262,12 @@ func (t *suiteTrial) relist(ctx context.Context) error {
 	t.out.add(relistCPU, used.Seconds())
 	t.out.add(relistSteady, float64(m.resident))
 	t.out.add(relistPeak, float64(after.peak)/float64(m.resident))
-	t.out.add(relistWrites, float64(writes))
+	t.addWrites(relistWrites, made)
 	return t.moveZone(ctx)
 }
 
 func (t *suiteTrial) moveZone(ctx context.Context) error {
-	used, writes, err := t.provoked(ctx, func() error {
+	used, made, err := t.provoked(ctx, func() error {
 		n := node()
 		n.Labels[corev1.LabelTopologyZone] = "b"
 		_, err := awaitSent(ctx, t.network.replay.store.write(n))
@@ -277,20 +277,27 @@ func (t *suiteTrial) moveZone(ctx context.Context) error {
 		return fmt.Errorf("move the node to another zone: %w", err)
 	}
 	t.out.add(zoneCPU, used.Seconds())
-	t.out.add(zoneWrites, float64(writes))
+	t.addWrites(zoneWrites, made)
 	return nil
+}
+
+// addWrites notes how much was written, if that could be seen.
+func (t *suiteTrial) addWrites(m metric, made writesMade) {
+	if !made.unseen {
+		t.out.add(m, float64(made.inForce))
+	}
 }
 
 // provoked does something, waits until the proxy is at rest, and returns what CPU
 // time it took and how often the proxy wrote to the kernel.
-func (t *suiteTrial) provoked(ctx context.Context, do func() error) (used time.Duration, writes int, err error) {
+func (t *suiteTrial) provoked(ctx context.Context, do func() error) (used time.Duration, made writesMade, err error) {
 	before, err := t.run.meter.cpu()
 	if err != nil {
-		return 0, 0, err
+		return 0, made, err
 	}
 	count, err := t.countWrites()
 	if err != nil {
-		return 0, 0, err
+		return 0, made, err
 	}
 	err = do()
 	if err == nil {
@@ -299,7 +306,7 @@ func (t *suiteTrial) provoked(ctx context.Context, do func() error) (used time.D
 	if err == nil {
 		err = t.rest(ctx, t.options.coldTimeout)
 	}
-	writes, cerr := count()
+	made, cerr := count()
 	after, merr := t.run.meter.cpu()
-	return after - before, writes, errors.Join(err, cerr, merr)
+	return after - before, made, errors.Join(err, cerr, merr)
 }

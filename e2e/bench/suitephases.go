@@ -86,8 +86,11 @@ func (t *suiteTrial) changes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	begun, made := time.Now(), 0
-	for made < t.options.flips && (made < 2 || time.Since(begun) < t.options.phaseLimit) {
+	begun, made, most := time.Now(), 0, t.options.flips
+	if t.world.brief {
+		most = min(most, briefFlips)
+	}
+	for made < most && (made < 2 || time.Since(begun) < t.options.phaseLimit) {
 		took, err := t.flip(ctx, t.nextFlip())
 		if err != nil {
 			t.out.atLeast(flipLatency, milliseconds(t.options.flipTimeout))
@@ -106,6 +109,9 @@ func (t *suiteTrial) changes(ctx context.Context) error {
 	t.out.add(flipCPU, milliseconds(after-before)/float64(made))
 	return nil
 }
+
+// briefFlips is how many isolated changes are enough for a brief world.
+const briefFlips = 4
 
 // pauseShort waits for longer than the proxies' shortest pause between two rounds of
 // work, and until the proxy is at rest.
@@ -159,7 +165,7 @@ func (t *suiteTrial) churnAt(ctx context.Context, rate int) error {
 func (t *suiteTrial) moves(ctx context.Context, rate int, flips *flipGroup) (int, error) {
 	span := t.options.churn
 	if rate > 20 {
-		span = min(span, 5*time.Second)
+		span = min(span, 4*time.Second)
 	} else if rate < 20 {
 		span *= 2
 	}

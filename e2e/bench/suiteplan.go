@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,6 +27,7 @@ type world struct {
 	services  int
 	endpoints int
 	brief     bool // only what every number of Services is asked
+	sparse    bool // a point of the curves, and only of those that can be drawn soon
 	most      bool // everything, and at every rate
 }
 
@@ -53,41 +55,51 @@ func (w world) spec() spec {
 	return s
 }
 
+// takes reports whether an entrant has a part in a world. In sparse ones kube-proxy has it
+// where it comes to an end in seconds.
+func (w world) takes(e entrant) bool {
+	return !w.sparse || e.subject.name == fairleadName || e.variant == legacy
+}
+
 // worlds are those to be measured, those that say most first. With -full no world
-// is brief; without it, numbers of Services that are neither the largest nor 1,000
-// are.
+// is brief; without it, numbers of Services that are neither the first nor 1,000
+// are, and sparse if they are above that.
 func (b *bench) worlds() []world {
 	o := b.options
 	var list []world
 	standard := slices.ContainsFunc(sceneNames(), func(s string) bool {
-		return o.wants(s) && s != sceneRolling && s != sceneWidth && s != sceneValidate
+		return o.wants(s) && !slices.Contains([]string{sceneRolling, sceneWidth, sceneValidate, sceneIdle, sceneMemory}, s)
 	})
 	for i, n := range o.services {
-		if standard && o.only != sceneMemory {
-			list = append(list, world{worldStandard, n, o.endpoints, !o.full && i > 0 && n != 1000, o.full || i == 0})
+		if brief := !o.full && i > 0 && n != 1000; standard {
+			list = append(list, world{
+				kind: worldStandard, services: n, endpoints: o.endpoints, brief: brief, sparse: brief && n > 1000, most: o.full || i == 0,
+			})
 		}
 	}
 	at := min(2, len(list)) // after the first two
 	if o.wants(sceneRolling) || o.wants(sceneWidth) {
-		list = slices.Insert(list, at, world{worldLarge, 100, o.endpoints, !o.full, false})
+		list = slices.Insert(list, at, world{kind: worldLarge, services: 100, endpoints: o.endpoints, brief: !o.full})
 	}
-	if o.wants(sceneMemory) {
-		for _, w := range memoryWorlds(o.full, slices.Max(o.services)) {
+	if o.wants(sceneMemory) || o.wants(sceneIdle) {
+		for _, w := range memoryWorlds(o.full, o.services[0]) {
 			list = slices.Insert(list, at, w)
 		}
 	}
 	if o.wants(sceneValidate) {
-		list = append(list, world{worldReal, min(1000, slices.Max(o.services)), o.endpoints, true, false})
+		list = append(list, world{kind: worldReal, services: min(1000, slices.Max(o.services)), endpoints: o.endpoints, brief: true})
 	}
 	return list
 }
 
-// memoryWorlds have 10 endpoints for each of the most Services, and with -full also
+// memoryWorlds have 10 endpoints for each of some Services, and with -full also
 // a tenth and half as many.
 func memoryWorlds(full bool, most int) []world {
-	list := []world{{worldMemory, most, 10, true, false}}
+	list := []world{{kind: worldMemory, services: most, endpoints: 10, brief: true}}
 	if full && most >= 10 {
-		list = append(list, world{worldMemory, most / 2, 10, true, false}, world{worldMemory, most / 10, 10, true, false})
+		half, tenth := list[0], list[0]
+		half.services, tenth.services = most/2, most/10
+		list = append(list, half, tenth)
 	}
 	return list
 }
@@ -105,57 +117,84 @@ type suiteTrial struct {
 type scene struct {
 	id    string
 	again bool // may be repeated
+	dear  bool // left out for proxies that are slow
 	phase
 }
 
 // scenes are what a proxy lives through, in order.
 func (t *suiteTrial) scenes() []scene {
 	list := []scene{
-		{sceneCold, false, phase{"cold start", t.coldStart}},
-		{sceneMemory, false, phase{"memory after start", func(ctx context.Context) error { return t.weigh(ctx, startRSS, startPeak, startHeap) }}},
+		{id: sceneCold, phase: phase{"cold start", t.coldStart}},
+		{id: sceneMemory, phase: phase{"memory after start", func(ctx context.Context) error { return t.weigh(ctx, startRSS, startPeak, startHeap) }}},
 	}
 	switch t.world.kind {
 	case worldLarge:
-		for k, n := range t.world.widths() {
-			if n >= 250 {
-				list = append(list, scene{sceneRolling, false, phase{fmt.Sprintf("rolling update of %d", n), func(ctx context.Context) error { return t.rolling(ctx, k, n) }}})
-			}
-		}
-		return list
+		return append(list, t.rollingScenes()...)
 	case worldMemory:
 		return append(list, t.churnScene(20), t.memoryAfter())
 	}
-	if t.options.full || slices.Contains(t.options.scenes(), sceneIdle) {
-		list = append(list, scene{sceneIdle, true, phase{"idle", t.idle}})
-	}
-	list = append(list, scene{sceneChange, true, phase{"isolated changes", t.changes}})
+	list = append(list, scene{id: sceneChange, again: true, phase: phase{"isolated changes", t.changes}})
 	for _, rate := range t.options.churnRates() {
-		if t.world.most || rate == 20 || rate == 1000 && !t.world.brief {
+		if t.world.most || !t.world.sparse && (rate == 20) {
 			list = append(list, t.churnScene(rate))
 		}
 	}
-	list = append(list, t.memoryAfter())
-	if t.world.brief || t.world.kind == worldReal {
-		return append(list, scene{sceneMemory, false, phase{"peaks", t.peaks}})
+	if !t.world.sparse {
+		list = append(list, t.memoryAfter())
 	}
-	if t.world.most || t.options.only != "" {
+	if !t.world.brief && t.world.kind != worldReal {
+		list = append(list, t.wholeScenes()...)
+	} else {
+		list = append(list, scene{id: sceneMemory, phase: phase{"peaks", t.peaks}})
+	}
+	if t.variant.usesIptables() && t.world.kind != worldReal {
+		list = append(list, scene{id: sceneChange, again: true, phase: phase{"the kernel's floor", t.floor}})
+	}
+	return list
+}
+
+// wholeScenes are those that only some worlds have.
+func (t *suiteTrial) wholeScenes() []scene {
+	var list []scene
+	whole := t.world.most || t.options.only != ""
+	if whole {
 		list = append(list,
-			scene{sceneFaith, true, phase{"who is connected to", t.faith}},
-			scene{sceneFleet, false, phase{"Services come and go", t.fleet}})
+			scene{id: sceneFaith, again: true, phase: phase{"who is connected to", t.faith}},
+			scene{id: sceneFleet, dear: true, phase: phase{"Services come and go", t.fleet}})
 	}
-	return append(list,
-		scene{sceneMemory, false, phase{"peaks", t.peaks}},
-		scene{sceneRestart, false, phase{"restart", t.restart}},
-		scene{sceneRelist, false, phase{"relist", t.relist}},
+	list = append(list,
+		scene{id: sceneMemory, phase: phase{"peaks", t.peaks}},
+		scene{id: sceneRestart, dear: true, phase: phase{"restart", t.restartChanged}},
+		scene{id: sceneRestart, dear: true, phase: phase{"restart without a change", t.restartUnchanged}},
 	)
+	if whole {
+		list = append(list, scene{id: sceneRelist, dear: true, phase: phase{"relist", t.relist}})
+	}
+	return list
+}
+
+// rollingScenes are one for each large Service, and without -full only for the smallest and
+// the largest.
+func (t *suiteTrial) rollingScenes() []scene {
+	const least = 250
+	var list []scene
+	for k, n := range t.world.widths() {
+		if n < least || t.world.brief && n > least && n < slices.Max(t.world.widths()) {
+			continue
+		}
+		list = append(list, scene{id: sceneRolling, phase: phase{
+			fmt.Sprintf("rolling update of %d", n), func(ctx context.Context) error { return t.rolling(ctx, k, n) },
+		}})
+	}
+	return list
 }
 
 func (t *suiteTrial) churnScene(rate int) scene {
-	return scene{sceneChurn, true, phase{fmt.Sprintf("churn at %d/s", rate), func(ctx context.Context) error { return t.churnAt(ctx, rate) }}}
+	return scene{id: sceneChurn, again: true, phase: phase{fmt.Sprintf("churn at %d/s", rate), func(ctx context.Context) error { return t.churnAt(ctx, rate) }}}
 }
 
 func (t *suiteTrial) memoryAfter() scene {
-	return scene{sceneMemory, false, phase{"memory after churn", func(ctx context.Context) error {
+	return scene{id: sceneMemory, phase: phase{"memory after churn", func(ctx context.Context) error {
 		return t.weigh(ctx, churnRSS, churnPeak, churnHeap)
 	}}}
 }
@@ -166,9 +205,15 @@ var errNoisy = errors.New("others disturbed the cold start")
 // live runs the scenes. What a proxy fails to do is noted in the outcome, and ends
 // its trial; an error is the harness's own, ctx's, or errNoisy.
 func (t *suiteTrial) live(ctx context.Context) error {
+	var left []string
+	defer func() { t.leftOut(left) }()
 	for _, s := range t.scenes() {
 		needed := s.id == sceneCold || s.id == sceneChurn && t.world.kind == worldMemory || t.world.kind == worldReal
 		if !needed && !t.options.wants(s.id) {
+			continue
+		}
+		if s.dear && t.slow() {
+			left = append(left, s.name)
 			continue
 		}
 		t.log.Info("phase", "name", s.name)
@@ -193,12 +238,29 @@ func (t *suiteTrial) live(ctx context.Context) error {
 	return nil
 }
 
+// slowStart is the time of a cold start above which a proxy is slow.
+const slowStart = 10 * time.Second
+
+// slow says that the proxy would take most of the time there is for all.
+func (t *suiteTrial) slow() bool {
+	took := t.out.Values[coldAll]
+	return !t.options.full && len(took) > 0 && median(took) > slowStart.Seconds()
+}
+
+// leftOut notes scenes that a slow proxy did not come to.
+func (t *suiteTrial) leftOut(names []string) {
+	if len(names) > 0 {
+		t.out.problem(fmt.Errorf("left out for time, because its cold start took more than %v: %s", slowStart, strings.Join(names, ", ")))
+	}
+}
+
 // measured runs a scene, and notes how much of the machine others used meanwhile. If
 // that was too much it does it again, and what it had measured is forgotten.
 func (t *suiteTrial) measured(ctx context.Context, s scene) error {
 	const long = 2 * time.Second // of CPU time that there is; the kernel counts in ticks
 	for attempt := 0; ; attempt++ {
 		before := cloneValues(t.out.Values)
+		begun := time.Now()
 		from, err := t.effort()
 		if err != nil {
 			return err
@@ -210,6 +272,7 @@ func (t *suiteTrial) measured(ctx context.Context, s scene) error {
 		if err != nil {
 			return err
 		}
+		t.out.spend(s.name, time.Since(begun))
 		share := foreign(from, to)
 		if t.real {
 			return nil // the API server is among the others
@@ -237,10 +300,12 @@ func cloneValues(m map[metric][]float64) map[metric][]float64 {
 	return c
 }
 
-// finalist ends the proxy, unless it is itself the data path.
+// finalist ends the proxy, unless it is itself the data path, or is to be watched while
+// nothing happens.
 func (t *suiteTrial) finalist() (*finalist, error) {
 	f := &finalist{contender: contender{t.network, t.out}, spec: t.spec, variant: t.variant}
-	if t.variant == userspace && t.run.ended() == nil {
+	kept := t.variant == userspace || t.world.kind == worldMemory && t.options.wants(sceneIdle)
+	if kept && t.run.ended() == nil {
 		f.run = t.run
 		return f, nil
 	}

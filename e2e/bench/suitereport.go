@@ -50,7 +50,7 @@ func merge(all []results) figures {
 	for _, r := range all {
 		f.environments = append(f.environments, r.Environment)
 		for _, remark := range r.Remarks {
-			if !slices.Contains(f.remarks, remark) {
+			if r.Environment.Mode == modeSuite && !slices.Contains(f.remarks, remark) {
 				f.remarks = append(f.remarks, remark)
 			}
 		}
@@ -178,10 +178,11 @@ func (f figures) chapters() []chapter {
 		}},
 		{sceneRestart, "restart, with everything in force", worldStandard, []row{
 			one("to a change made in between, s", restartTime), one("CPU until then, s", restartCPU),
-			count("nothing changed: writes to the kernel", restartNft), count("… rules that differ afterwards", restartDiffers),
+			count("nothing changed: writes to the kernel", restartNft), count("… and in chains made for a trial, and removed", restartTrials),
+			count("… rules that differ afterwards", restartDiffers),
 			count("… connections that failed", restartFailed), count("… of", restartAnswered), one("… CPU until at rest, s", restartCPUSame),
 		}},
-		{sceneChange, "one endpoint changes", worldStandard, append(spread("event to first packet", flipLatency), one("CPU, ms", flipCPU))},
+		{sceneChange, "one endpoint changes", worldStandard, append(spread("event to first packet", flipLatency), append([]row{one("CPU, ms", flipCPU)}, floorRows()...)...)},
 		{sceneChurn, "churn", worldStandard, f.churnRows()},
 		{sceneRolling, "rolling update of one Service", worldLarge, f.rollingRows()},
 		{sceneFleet, "Services come and go", worldStandard, slices.Concat(
@@ -194,7 +195,7 @@ func (f figures) chapters() []chapter {
 			one("CPU, s", relistCPU), count("writes to the kernel", relistWrites), one("peak RSS / RSS before", relistPeak),
 			one("the node moves to another zone: CPU, s", zoneCPU), count("… writes to the kernel", zoneWrites),
 		}},
-		{sceneIdle, "nothing happens", worldStandard, []row{one("CPU, ms per s", idleCPU)}},
+		{sceneIdle, "nothing happens", worldMemory, []row{one("CPU, ms per s", idleCPU)}},
 		{sceneMemory, "memory with 5 endpoints for each Service", worldStandard, memoryRows()},
 		{sceneMemory + "x", "memory with 10 endpoints for each Service", worldMemory, memoryRows()},
 		{sceneConnect, "connect()", worldStandard, []row{
@@ -213,6 +214,13 @@ func (f figures) chapters() []chapter {
 			count("connections", "faith_connections"), count("failed", "faith_failed"), count("arrived at an endpoint that was gone", "faith_late"),
 			one("… for at most, ms", "faith_latest_ms"), one("nothing changes: chi² of 10 endpoints (95 % are below 16.9)", faithSkew),
 		}},
+	}
+}
+
+func floorRows() []row {
+	return []row{
+		one("the kernel's floor, p50, ms", floorWall), {title: "… at least, ms", m: floorWall, stat: minimum, scale: 1},
+		one("… its CPU, p50, ms", floorCPU), one("event to first packet, p50 / floor, p50", floorTimes),
 	}
 }
 
@@ -334,6 +342,9 @@ func (f figures) problems() string {
 			text := strings.Join(strings.Fields(distinct(o.Problem)), " ")
 			fmt.Fprintf(&out, "* %v, %v world, %v: %s.\n", series{o.Proxy, o.Variant}, o.World, point{o.Services, o.Endpoints}, text[:min(len(text), 300)])
 		}
+	}
+	for _, remark := range f.remarks {
+		fmt.Fprintf(&out, "* %s.\n", remark)
 	}
 	if phases > 0 {
 		fmt.Fprintf(&out, "* Of %d phases %d were thrown away and done again, since others used too much of the machine meanwhile; in those that count they used at most %.0f %%.\n",

@@ -5,18 +5,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
-	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
-// restart kills the proxy and starts it again, twice, as warmRestart does.
-func (t *suiteTrial) restart(ctx context.Context) error {
-	if err := t.restartChanged(ctx); err != nil {
-		return err
-	}
+// restartUnchanged kills the proxy and starts it again, with nothing changed: the second half
+// of what warmRestart does.
+func (t *suiteTrial) restartUnchanged(ctx context.Context) error {
 	if err := t.kill(); err != nil {
 		return err
 	}
@@ -42,7 +36,7 @@ func (t *suiteTrial) restart(ctx context.Context) error {
 		err = errors.Join(sleep(ctx, 2*settle), t.rest(ctx, t.options.coldTimeout))
 	}
 	s.stop()
-	writes, cerr := count()
+	made, cerr := count()
 	if err := errors.Join(err, cerr); err != nil {
 		return err
 	}
@@ -55,7 +49,8 @@ func (t *suiteTrial) restart(ctx context.Context) error {
 		return err
 	}
 	t.out.add(restartCPUSame, used.Seconds())
-	t.out.add(restartNft, float64(writes))
+	t.out.add(restartNft, float64(made.inForce))
+	t.out.add(restartTrials, float64(made.tried))
 	t.out.add(restartFailed, float64(s.failed))
 	t.out.add(restartAnswered, float64(s.made))
 	t.out.add(restartDiffers, float64(len(before.difference(after))))
@@ -74,31 +69,44 @@ func (t *suiteTrial) savedRules(ctx context.Context) (lines, error) {
 	return all, err
 }
 
+// writesMade are changes that were made to the kernel's tables.
+type writesMade struct {
+	inForce int
+	tried   int  // in chains that there were neither before nor after that
+	unseen  bool // there was no way to see any
+}
+
 // countWrites counts what is written to the kernel from now on, until the function
 // that it returns is called, which returns the count: changes to tables, chains,
 // rules and elements of sets that the kernel of nftables announces; or, with legacy
 // iptables, which announces nothing, chains that its programs were told to change.
 // What writes legacy tables without those programs is not seen.
-func (t *suiteTrial) countWrites() (func() (int, error), error) {
+func (t *suiteTrial) countWrites() (func() (writesMade, error), error) {
 	if t.variant != legacy {
 		w, err := newNftWatch(t.network)
 		if err != nil {
 			return nil, err
 		}
-		return w.close, nil
+		return func() (writesMade, error) {
+			made, where, tried, err := w.close()
+			if made != (writesMade{}) {
+				t.log.Info("written", "in_force", made.inForce, "chains", where, "tried", made.tried, "in", tried)
+			}
+			return made, err
+		}, nil
 	}
 	if t.spied == nil {
-		return func() (int, error) { return 0, nil }, nil
+		return func() (writesMade, error) { return writesMade{unseen: true}, nil }, nil
 	}
 	chains := t.had.chains()
-	changes := func() (int, error) {
-		list, _, err := t.spied.written(func(chain string) bool { return chains[chain] })
-		return len(list), err
+	changes := func() (writesMade, error) {
+		list, trials, err := t.spied.written(func(chain string) bool { return chains[chain] })
+		return writesMade{inForce: len(list), tried: trials}, err
 	}
 	before, err := changes()
-	return func() (int, error) {
+	return func() (writesMade, error) {
 		after, err := changes()
-		return after - before, err
+		return writesMade{inForce: after.inForce - before.inForce, tried: after.tried - before.tried}, err
 	}, err
 }
 
@@ -112,71 +120,4 @@ func (l lines) chains() map[string]bool {
 		}
 	}
 	return all
-}
-
-// nftWatch counts what the kernel says has changed in nftables, in one network
-// namespace, whoever changed it. iptables-nft is among that.
-type nftWatch struct {
-	fd   int
-	done sync.WaitGroup
-
-	mu     sync.Mutex
-	ended  bool
-	count  int
-	missed error
-}
-
-func newNftWatch(n *network) (*nftWatch, error) {
-	const group, buffer = 7, 128 << 20 // NFNLGRP_NFTABLES
-	w := &nftWatch{}
-	err := n.node.Do(func() (err error) {
-		if w.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER); err != nil {
-			return err
-		}
-		err = errors.Join(
-			unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
-			unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
-			unix.Bind(w.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (group - 1)}))
-		if err != nil {
-			unix.Close(w.fd)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listen to nftables: %w", err)
-	}
-	w.done.Go(w.run)
-	return w, nil
-}
-
-func (w *nftWatch) run() {
-	buf := make([]byte, 1<<20)
-	for {
-		n, _, err := unix.Recvfrom(w.fd, buf, 0)
-		w.mu.Lock()
-		ended := w.ended
-		switch {
-		case err == nil:
-			var seen writes
-			seen.announced(buf[:n])
-			w.count += seen.nft
-		case errors.Is(err, unix.ENOBUFS):
-			w.missed = errors.New("more was written to nftables than could be counted")
-		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
-			ended, w.missed = true, err
-		}
-		w.mu.Unlock()
-		if err != nil && ended {
-			return
-		}
-	}
-}
-
-// close ends listening, and returns how much was seen.
-func (w *nftWatch) close() (int, error) {
-	w.mu.Lock()
-	w.ended = true
-	w.mu.Unlock()
-	w.done.Wait()
-	return w.count, errors.Join(w.missed, unix.Close(w.fd))
 }

@@ -133,7 +133,7 @@ func callOnce(to netip.AddrPort, patience time.Duration) error {
 
 const (
 	faithEndpoints = 10              // of the Service that faith looks at
-	faithSpan      = 4 * time.Second // while nothing changes, and again while endpoints do
+	faithSpan      = 3 * time.Second // while nothing changes, and again while endpoints do
 )
 
 // faith looks at who is connected to, first while nothing changes and then while

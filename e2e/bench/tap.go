@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"strings"
 	"sync"
@@ -148,32 +149,40 @@ func (t *tap) close() (writes, error) {
 	return t.counts, errors.Join(err, unix.Close(t.fd), t.remove())
 }
 
-// count looks at the messages of one buffer. The protocol is that of the netlink
-// socket.
-func (w *writes) count(protocol uint16, k known, buf []byte) {
-	for len(buf) >= unix.SizeofNlMsghdr {
-		size := binary.NativeEndian.Uint32(buf)
-		kind, flags := binary.NativeEndian.Uint16(buf[4:]), binary.NativeEndian.Uint16(buf[6:])
-		if size < unix.SizeofNlMsghdr || int(size) > len(buf) {
-			return
+// nlMessage is a message of netlink.
+type nlMessage struct {
+	kind, flags uint16
+	seq         uint32
+	body        []byte
+}
+
+// nlMessages are those of a buffer, as far as they are whole.
+func nlMessages(buf []byte) iter.Seq[nlMessage] {
+	return func(yield func(nlMessage) bool) {
+		for len(buf) >= unix.SizeofNlMsghdr {
+			size := binary.NativeEndian.Uint32(buf)
+			if size < unix.SizeofNlMsghdr || int(size) > len(buf) {
+				return
+			}
+			m := nlMessage{
+				kind: binary.NativeEndian.Uint16(buf[4:]), flags: binary.NativeEndian.Uint16(buf[6:]),
+				seq: binary.NativeEndian.Uint32(buf[8:]), body: buf[unix.SizeofNlMsghdr:size],
+			}
+			if !yield(m) {
+				return
+			}
+			buf = buf[min(len(buf), int(size+3)&^3):]
 		}
-		if flags&unix.NLM_F_REQUEST != 0 {
-			w.message(protocol, kind, k, buf[unix.SizeofNlMsghdr:size])
-		}
-		buf = buf[min(len(buf), int(size+3)&^3):]
 	}
 }
 
-// announced counts the messages of a buffer that say what has changed in nftables.
-func (w *writes) announced(buf []byte) {
-	for len(buf) >= unix.SizeofNlMsghdr {
-		size := binary.NativeEndian.Uint32(buf)
-		kind := binary.NativeEndian.Uint16(buf[4:])
-		if size < unix.SizeofNlMsghdr || int(size) > len(buf) {
-			return
+// count looks at the messages of one buffer. The protocol is that of the netlink
+// socket.
+func (w *writes) count(protocol uint16, k known, buf []byte) {
+	for m := range nlMessages(buf) {
+		if m.flags&unix.NLM_F_REQUEST != 0 {
+			w.message(protocol, m.kind, k, m.body)
 		}
-		w.message(unix.NETLINK_NETFILTER, kind, known{}, buf[unix.SizeofNlMsghdr:size])
-		buf = buf[min(len(buf), int(size+3)&^3):]
 	}
 }
 
@@ -200,11 +209,20 @@ func (w *writes) message(protocol, kind uint16, k known, body []byte) {
 			w.note(w.ifAbout(&w.ipset, k.sets(name)), "ipset", kind&0xff)
 		}
 	case protocol == unix.NETLINK_NETFILTER && kind>>8 == unix.NFNL_SUBSYS_NFTABLES:
-		switch kind & 0xff {
-		case 0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20: // NEW and DEL of TABLE, CHAIN, RULE, SET, SETELEM, OBJ
+		if changesNft(kind & 0xff) {
 			w.note(&w.nft, "nft", kind&0xff)
 		}
 	}
+}
+
+// changesNft reports whether a message of nf_tables is to change something, or says that
+// something has been.
+func changesNft(kind uint16) bool {
+	switch kind {
+	case 0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20: // NEW and DEL of TABLE, CHAIN, RULE, SET, SETELEM, OBJ
+		return true
+	}
+	return false
 }
 
 func (w *writes) ifAbout(n *int, about bool) *int {
