@@ -42,8 +42,14 @@ func pathRows() []pathRow {
 	)
 }
 
-// rivalNames are what fairlead's userspace mode is compared with, in this order.
-func rivalNames() []string { return []string{haproxyName, trackedName, transparentName, iptablesName} }
+// rivalNames is what fairlead's userspace mode is compared with, in this order.
+func (c *contest) rivalNames() []string {
+	names := []string{haproxyName, trackedName, transparentName, iptablesName}
+	if c.options.before != "" {
+		names = append(names, beforeName)
+	}
+	return names
+}
 
 // values are those of all rounds.
 func (r pathRow) values(samples []sample, s scenario, rival string) []float64 {
@@ -57,13 +63,13 @@ func (r pathRow) values(samples []sample, s scenario, rival string) []float64 {
 }
 
 // cells are what follows the title.
-func (r pathRow) cells(samples []sample, s scenario) []string {
+func (r pathRow) cells(samples []sample, s scenario, rivals []string) []string {
 	spread := row{stat: median, scale: 1, span: true}
 	plain := row{stat: median, scale: 1}
 	best := row{stat: r.best, scale: 1}
 	ours := r.values(samples, s, userspaceName)
 	out := []string{spread.cell(ours)}
-	for _, name := range rivalNames() {
+	for _, name := range rivals {
 		theirs := r.values(samples, s, name)
 		if r.alone && name == iptablesName {
 			out = append(out, "–", "–", "–")
@@ -88,12 +94,16 @@ func writeContest(w io.Writer, c *contest, e environment) error {
 		noise = append(noise, s.Foreign)
 	}
 	fmt.Fprintf(&out, "Other work on the machine, %% of its CPUs: %s.\n", row{stat: median, scale: 1, span: true}.cell(noise))
+	names := c.rivalNames()
 	for _, s := range scenarios() {
 		fmt.Fprintf(&out, "\n### TCP, %v\n\n", s)
 		fmt.Fprintf(&out, "| | %s | %s | ratio | best |\n|---|--:%s|\n", userspaceName,
-			strings.Join(rivalNames(), " | ratio | best | "), strings.Repeat("|--:|--:|--:", len(rivalNames())))
+			strings.Join(names, " | ratio | best | "), strings.Repeat("|--:|--:|--:", len(names)))
 		for _, r := range pathRows() {
-			fmt.Fprintf(&out, "| %s | %s |\n", r.title, strings.Join(r.cells(c.samples, s), " | "))
+			if !slices.Contains(c.options.loads, r.kind) {
+				continue
+			}
+			fmt.Fprintf(&out, "| %s | %s |\n", r.title, strings.Join(r.cells(c.samples, s, names), " | "))
 		}
 	}
 	for _, remark := range append(c.remarks, failures(c.samples)...) {

@@ -48,7 +48,7 @@ func TestSpent(t *testing.T) {
 }
 
 func TestReportUserspace(t *testing.T) {
-	c := &contest{options: options{userspaceOptions: userspaceOptions{load: time.Second}}, rounds: 3}
+	c := &contest{options: options{userspaceOptions: userspaceOptions{load: time.Second, loads: pathLoads()}}, rounds: 3}
 	add := func(rival string, whole ...float64) {
 		for i, w := range whole {
 			c.samples = append(c.samples, sample{
