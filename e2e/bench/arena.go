@@ -72,6 +72,12 @@ func (a *arena) build() (err error) {
 			return err
 		}
 	}
+	// Connections that have ended are remembered for two minutes by default, which fills
+	// the table within a round: then the kernel looks for what it could forget with each
+	// new one, and drops packets. There are two for each, if a proxy is tracked.
+	if err := a.node.SetSysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "2"); err != nil {
+		return err
+	}
 	listeners := map[load.Kind][]net.Listener{}
 	for m := range arenaPods {
 		pod, err := a.cluster.AddPod(a.node, netns.PodAddr(1, 3+m).V4)

@@ -152,7 +152,7 @@ func (c *contest) measure(ctx context.Context, r *rival, s scenario, k load.Kind
 func (c *contest) round(ctx context.Context, round int) error {
 	turn := round
 	for _, s := range scenarios() {
-		for _, k := range []load.Kind{load.Ping, load.Connect, load.Bulk} {
+		for _, k := range c.options.loads {
 			for i := range c.rivals {
 				r := c.rivals[(i+turn)%len(c.rivals)]
 				if err := c.measure(ctx, r, s, k, round); err != nil {

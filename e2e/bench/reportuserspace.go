@@ -21,6 +21,7 @@ type pathRow struct {
 	value func(sample) float64
 	best  func([]float64) float64 // the round in which others disturbed least
 	alone bool                    // about the proxy alone, which the kernel's modes have none of
+	share bool                    // of an operation: nothing if there was none
 }
 
 func leastOf(list []float64) float64 { return quantile(list, 0) }
@@ -30,9 +31,9 @@ func pathRows() []pathRow {
 	group := func(k load.Kind, title, rate, unit string, scaleRate, scaleCPU float64) []pathRow {
 		title = fmt.Sprintf(title, loadConns(k))
 		return []pathRow{
-			{title + ": " + rate, k, func(s sample) float64 { return s.Rate * scaleRate }, maximum, false},
-			{title + ": CPU of the whole path, " + unit, k, func(s sample) float64 { return s.Whole * scaleCPU }, leastOf, false},
-			{title + ": CPU of the proxy, " + unit, k, func(s sample) float64 { return s.Proxy * scaleCPU }, leastOf, true},
+			{title + ": " + rate, k, func(s sample) float64 { return s.Rate * scaleRate }, maximum, false, false},
+			{title + ": CPU of the whole path, " + unit, k, func(s sample) float64 { return s.Whole * scaleCPU }, leastOf, false, true},
+			{title + ": CPU of the proxy, " + unit, k, func(s sample) float64 { return s.Proxy * scaleCPU }, leastOf, true, true},
 		}
 	}
 	return slices.Concat(
@@ -42,13 +43,31 @@ func pathRows() []pathRow {
 	)
 }
 
-// rivalNames are what fairlead's userspace mode is compared with, in this order.
-func rivalNames() []string { return []string{haproxyName, trackedName, transparentName, iptablesName} }
+// rivalNames is what fairlead's userspace mode is compared with, in this order.
+func (c *contest) rivalNames() []string {
+	names := []string{haproxyName, trackedName, transparentName, iptablesName}
+	if c.options.before != "" {
+		names = append(names, beforeName)
+	}
+	return names
+}
+
+// sameJob says which HAProxy does what fairlead does: the policy has endpoints see the
+// address of pods, and that of the node in the place of callers from outside.
+func (s scenario) sameJob() string {
+	if s.pod {
+		return fmt.Sprintf("Endpoints see the address of the client: %q does the same, the other two do less.", transparentName)
+	}
+	return fmt.Sprintf("Endpoints see the address of the node: %q does the same on the same kind of node.", trackedName)
+}
 
 // values are those of all rounds.
 func (r pathRow) values(samples []sample, s scenario, rival string) []float64 {
 	var list []float64
 	for _, one := range samples {
+		if r.share && one.Rate == 0 {
+			continue
+		}
 		if one.Rival == rival && one.Scenario == s.String() && one.Kind == r.kind.String() {
 			list = append(list, r.value(one))
 		}
@@ -57,13 +76,13 @@ func (r pathRow) values(samples []sample, s scenario, rival string) []float64 {
 }
 
 // cells are what follows the title.
-func (r pathRow) cells(samples []sample, s scenario) []string {
+func (r pathRow) cells(samples []sample, s scenario, rivals []string) []string {
 	spread := row{stat: median, scale: 1, span: true}
 	plain := row{stat: median, scale: 1}
 	best := row{stat: r.best, scale: 1}
 	ours := r.values(samples, s, userspaceName)
 	out := []string{spread.cell(ours)}
-	for _, name := range rivalNames() {
+	for _, name := range rivals {
 		theirs := r.values(samples, s, name)
 		if r.alone && name == iptablesName {
 			out = append(out, "–", "–", "–")
@@ -88,12 +107,16 @@ func writeContest(w io.Writer, c *contest, e environment) error {
 		noise = append(noise, s.Foreign)
 	}
 	fmt.Fprintf(&out, "Other work on the machine, %% of its CPUs: %s.\n", row{stat: median, scale: 1, span: true}.cell(noise))
+	names := c.rivalNames()
 	for _, s := range scenarios() {
-		fmt.Fprintf(&out, "\n### TCP, %v\n\n", s)
+		fmt.Fprintf(&out, "\n### TCP, %v\n\n%s\n\n", s, s.sameJob())
 		fmt.Fprintf(&out, "| | %s | %s | ratio | best |\n|---|--:%s|\n", userspaceName,
-			strings.Join(rivalNames(), " | ratio | best | "), strings.Repeat("|--:|--:|--:", len(rivalNames())))
+			strings.Join(names, " | ratio | best | "), strings.Repeat("|--:|--:|--:", len(names)))
 		for _, r := range pathRows() {
-			fmt.Fprintf(&out, "| %s | %s |\n", r.title, strings.Join(r.cells(c.samples, s), " | "))
+			if !slices.Contains(c.options.loads, r.kind) {
+				continue
+			}
+			fmt.Fprintf(&out, "| %s | %s |\n", r.title, strings.Join(r.cells(c.samples, s, names), " | "))
 		}
 	}
 	for _, remark := range append(c.remarks, failures(c.samples)...) {

@@ -24,6 +24,7 @@ const (
 	trackedName     = "HAProxy, tracked"
 	transparentName = "HAProxy, transparent"
 	iptablesName    = "fairlead iptables"
+	beforeName      = "fairlead userspace, before" // -before
 )
 
 // rival is a way for packets to get from a client to an endpoint.
@@ -92,18 +93,26 @@ func rivals(ctx context.Context, o options, dir string) ([]*rival, error) {
 	if err != nil {
 		return nil, fmt.Errorf("HAProxy is missing, which this compares with: %w (Debian and Ubuntu: apt-get install haproxy; or -haproxy PATH)", err)
 	}
-	return []*rival{
+	list := []*rival{
 		{name: userspaceName, program: fairlead, start: startServices("userspace")},
 		{name: haproxyName, program: haproxy, start: startHAProxy, own: true},
 		{name: trackedName, program: haproxy, start: startTracked, own: true},
 		{name: transparentName, program: haproxy, start: startTransparent, own: true},
 		{name: iptablesName, program: fairlead, start: startServices("iptables")},
-	}, nil
+	}
+	if o.before != "" {
+		before, err := filepath.Abs(o.before)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &rival{name: beforeName, program: before, start: startServices("userspace")})
+	}
+	return list, nil
 }
 
 func loadPorts() []arenaPort {
 	var ports []arenaPort
-	for _, k := range []load.Kind{load.Ping, load.Connect, load.Bulk} {
+	for _, k := range pathLoads() {
 		ports = append(ports, arenaPort{k.String(), "TCP", pingPort + uint16(k)})
 	}
 	return ports
@@ -205,7 +214,7 @@ func (r *rival) enter(ctx context.Context) (err error) {
 		return fmt.Errorf("start %s: %w", r.name, err)
 	}
 	for _, s := range scenarios() {
-		for _, k := range []load.Kind{load.Ping, load.Connect, load.Bulk} {
+		for _, k := range pathLoads() {
 			if err := r.await(ctx, s, k); err != nil {
 				return fmt.Errorf("%s, %v, %v: %w", r.name, s, k, errors.Join(err, r.arena.ended()))
 			}

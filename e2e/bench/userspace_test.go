@@ -28,7 +28,7 @@ func TestParseFlagsUserspace(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"-soak", "1m"}, {"-mode", "userspace", "-soak", "1s"}, {"-mode", "userspace", "-load", "1ms"},
-		{"-mode", "userspace", "-kernel", "uml"}, {"-mode", "userspace", "-soak-rate", "1"},
+		{"-mode", "userspace", "-kernel", "uml"}, {"-mode", "userspace", "-loads", "pong"}, {"-mode", "userspace", "-soak-rate", "1"},
 	} {
 		if _, err := parseFlags(args); err == nil {
 			t.Errorf("%v: no error", args)
@@ -48,7 +48,7 @@ func TestSpent(t *testing.T) {
 }
 
 func TestReportUserspace(t *testing.T) {
-	c := &contest{options: options{userspaceOptions: userspaceOptions{load: time.Second}}, rounds: 3}
+	c := &contest{options: options{userspaceOptions: userspaceOptions{load: time.Second, loads: pathLoads()}}, rounds: 3}
 	add := func(rival string, whole ...float64) {
 		for i, w := range whole {
 			c.samples = append(c.samples, sample{
@@ -67,6 +67,7 @@ func TestReportUserspace(t *testing.T) {
 	}
 	for _, want := range []string{
 		"### TCP, client outside, 1 endpoint\n",
+		"\"HAProxy, tracked\" does the same",
 		"CPU of the whole path, µs per request | 25.0 (20.0–30.0) | 50.0 (20.0–60.0) | 0.500 | 1.00 | – | – | – | – | – | – | 10.0 | 2.50 | 2.00 |\n",
 		"CPU of the proxy, µs per request | 2.50 (2.00–3.00) | 5.00 (2.00–6.00) | 0.500 | 1.00 | – | – | – | – | – | – | – | – | – |\n",
 		"HAProxy, client outside, 1 endpoint, ping: the slowest answer took 1.02 s; 7 connections failed (reset).\n",

@@ -111,6 +111,7 @@ func runRelay(arg string) {
 	if err != nil {
 		panic(err)
 	}
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	at, err := e.Listen(netip.MustParseAddrPort("127.0.0.1:0"), service.FromPod)
 	if err != nil {
 		panic(err)

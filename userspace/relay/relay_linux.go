@@ -82,7 +82,9 @@ var (
 type Config struct {
 	Handler Handler // required
 
-	// Workers is the number of event loops; zero stands for GOMAXPROCS.
+	// Workers is the number of event loops; zero stands for GOMAXPROCS. They cost least
+	// if GOMAXPROCS is larger: as long as Go's scheduler has an idle processor, it does
+	// not take theirs away as soon as they wait.
 	Workers int
 
 	// Transparent lets listeners accept what was sent to any address, and Targets
