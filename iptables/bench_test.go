@@ -2,9 +2,13 @@ package iptables
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/service"
@@ -122,6 +126,29 @@ func TestOneChangeAmongMany(t *testing.T) {
 	}
 }
 
+// TestEntries is a guard: what an ordinary Service needs of the kernel. Legacy iptables
+// keeps two entries more for each chain, and copies them all with every change.
+func TestEntries(t *testing.T) {
+	count := func(n int) (chains, rules int) {
+		st, _ := large(n, 5)
+		for ref, r := range Plan(st.Snapshot(), DefaultConfig(), xt.IPv4).Chains {
+			if ref.Table == xt.NAT && !strings.HasPrefix(ref.Name, prefixTree) {
+				chains, rules = chains+1, rules+len(r)
+			}
+		}
+		return chains, rules
+	}
+	chains, rules := count(17)
+	moreChains, moreRules := count(117)
+	// The rule that marks, and one for each endpoint.
+	if got := moreChains - chains; got != 100 {
+		t.Errorf("100 Services have %d chains, want 100", got)
+	}
+	if got := moreRules - rules; got != 600 {
+		t.Errorf("100 Services of 5 endpoints have %d rules, want 600", got)
+	}
+}
+
 // TestLargeMemory bounds what is remembered of 10,000 Services of 5 endpoints.
 func TestLargeMemory(t *testing.T) {
 	if testing.Short() {
@@ -146,4 +173,48 @@ func TestLargeMemory(t *testing.T) {
 	}
 	runtime.KeepAlive(plan)
 	runtime.KeepAlive(st)
+}
+
+// TestMovesAddUp: what changes of endpoints write, one after the other, is what a plan
+// of the outcome says. The trees are deep enough for entries on several levels.
+func TestMovesAddUp(t *testing.T) {
+	st, move := large(3000, 3)
+	st.SetService(&service.Service{
+		Name: service.Name{Namespace: "default", Name: "svc-00007"}, Families: []service.Family{service.IPv4},
+		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.97.0.1")}, // alone in its branch
+		Ports:      []service.ServicePort{{Name: "http", Protocol: service.TCP, Port: 80, NodePort: 30080}},
+	})
+	snap := st.Snapshot()
+	plan := newState(DefaultConfig(), xt.IPv4, &snap.Node)
+	got := make(map[xt.ChainRef][]xt.Rule)
+	apply := func(d *delta) {
+		maps.Copy(got, d.write)
+		for _, ref := range d.remove {
+			delete(got, ref)
+		}
+	}
+	apply(plan.advance(nil, snap))
+	for i := range 60 {
+		move(i * 50)
+		move(7)
+		next := st.Snapshot()
+		d := plan.advance(snap, next)
+		if len(d.write) > 6 {
+			t.Fatalf("two changed endpoints write %d chains", len(d.write))
+		}
+		apply(d)
+		snap = next
+	}
+	if diff := cmp.Diff(text(t, got), text(t, Plan(snap, DefaultConfig(), xt.IPv4).Chains)); diff != "" {
+		t.Errorf("got and want differ:\n%s", diff)
+	}
+}
+
+func text(t *testing.T, chains map[xt.ChainRef][]xt.Rule) []string {
+	t.Helper()
+	b, err := (&xt.Ruleset{Family: xt.IPv4, Chains: chains, Hooks: hooks()}).AppendText(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(b), "\n")
 }

@@ -6,12 +6,12 @@
 // each, at their head.
 //
 //	nat  PREROUTING ─┐
-//	nat  OUTPUT ─────┴► FL-SERVICES ─┬► FL-T-<prefix> ─► … ─► [FL-A-x] ─► FL-F-x
-//	                                 └► FL-NODEPORTS ─► FL-N-<prefix> ──►   │
-//	                                    (local destinations)               ▼
-//	              FL-MARK ◄─ callers to be masqueraded ─────────────── FL-F-x
-//	                                                                       │ by Origin
-//	                                       DNAT to one of ── FL-P-x ◄──────┘
+//	nat  OUTPUT ─────┴► FL-SERVICES ─┬► FL-T-<prefix> ─► … ─► [FL-A-x] ─► FL-P-x
+//	                                 └► FL-NODEPORTS ─► FL-N-<prefix> ──►   or
+//	                                    (local destinations)              FL-F-x ─► FL-P-x
+//
+//	                    FL-P: callers to be masqueraded ─► FL-MARK; DNAT to an endpoint
+//
 //	nat  POSTROUTING ─► FL-POSTROUTING: what is marked is masqueraded, and what
 //	                                    is sent back to its own caller
 //
@@ -20,9 +20,12 @@
 //	filter OUTPUT  ─► FL-OUTPUT  ─► FL-SERVICES ─► FL-T-<prefix>: REJECT or DROP
 //
 // A new connection meets nat first. FL-T chains are a tree over the bits of the
-// address ([tree]); its leaves go to the chain of a frontend, FL-F, through FL-A
-// where only some callers are allowed. FL-F holds the Routes: which pool for
-// which Origin, and whether to mark. FL-P picks an endpoint and translates; one
+// address ([tree]); its leaves go to the chain of a frontend, through FL-A
+// where only some callers are allowed. That chain holds the Routes: which pool for
+// which Origin, and whether to mark. An ordinary frontend has one pool for everybody:
+// its chain is an FL-P, which marks, picks an endpoint and translates. Where several
+// rules lead to a pool, of one frontend or of several, the pool has an FL-P of its own,
+// and the frontend an FL-F that leads there. An FL-P
 // of more than 16 is the root of a tree of FL-P, three levels at most, each of which
 // picks one of 16 by chance ([poolTree]). Chance decides, by the weights of the
 // endpoints; a Service that asks for an algorithm does so in vain, for iptables has
@@ -46,8 +49,9 @@
 //
 // FL-P is named by its contents: a chain that is there is right, and is never
 // rewritten. A Service with a changed endpoint gets a new FL-P beside the old
-// one, then FL-F is swung to it, then the old one goes, all in one transaction of
-// the nat table. Of a tree that is the way to the endpoint: five thousand endpoints
+// one, then the chain that leads there is swung to it, FL-F, FL-A or a leaf of the tree,
+// then the old one goes, all in one transaction of the nat table.
+// Of a tree that is the way to the endpoint: five thousand endpoints
 // or three hundred, six chains for one that takes the place of another. The lists of clients that session affinity remembers are named
 // by Port and endpoint, so they outlive a change of pools. FL-F, FL-A and the
 // trees are named by what they are for and rewritten in place.

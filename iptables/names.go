@@ -22,9 +22,9 @@ const (
 
 	prefixTree     = "FL-T-" // a node of the address tree, by address prefix
 	prefixPortTree = "FL-N-" // a node of the node-port tree, by port prefix
-	prefixFrontend = "FL-F-" // a frontend, by its identity
+	prefixFrontend = "FL-F-" // a frontend of which more than one Route leads to one pool, by its identity
 	prefixAllowed  = "FL-A-" // the allowed callers of a frontend, by its identity
-	prefixPool     = "FL-P-" // a pool or a part of one, by its contents
+	prefixPool     = "FL-P-" // a pool or a part of one, and what comes before it, by its contents
 	prefixHairpin  = "FL-H-" // a node of the tree of endpoint addresses, by prefix
 
 	prefixClients = "FL-C-" // not a chain: the list of clients of an endpoint

@@ -21,29 +21,34 @@ const (
 	poolLevels = 3
 )
 
-// pool adds the chains for a pool and returns the name of the first.
-func (pl *planner) pool(p *service.Port, pool service.Pool, out *portPlan) string {
+// pool adds the chains for a pool and returns the name of the first, which begins with
+// the rules of head.
+func (pl *planner) pool(p *service.Port, pool service.Pool, head []xt.Rule, out *portPlan) string {
 	b := poolTree{port: p, out: out, written: pl.written}
-	var name string
+	parts := b.parts()
+	for i := range head {
+		parts = append(parts, head[i].Text())
+	}
+	var list []branch
 	if len(pool) <= directPool {
-		parts := append(b.parts(), contents(pool)...)
-		name = hashed(prefixPool, parts...)
-		if out.has(name) {
-			return name
-		}
-		b.add(name, func() []xt.Rule { return append(b.checks(pool), b.pick(pool)...) })
+		parts = append(parts, contents(pool)...)
 	} else {
-		list := b.split(pool, 0)
-		parts := append(b.parts(), "tree")
+		list = b.split(pool, 0)
+		parts = append(parts, "tree")
 		for i := range list {
 			parts = append(parts, list[i].name)
 		}
-		name = hashed(prefixPool, parts...)
-		if out.has(name) {
-			return name
-		}
-		b.add(name, func() []xt.Rule { return append(b.checksOf(list), b.pickOf(list)...) })
 	}
+	name := hashed(prefixPool, parts...)
+	if out.has(name) {
+		return name
+	}
+	b.add(name, func() []xt.Rule {
+		if list != nil {
+			return slices.Concat(head, b.checksOf(list), b.pickOf(list))
+		}
+		return slices.Concat(head, b.checks(pool), b.pick(pool))
+	})
 	for _, ep := range pool {
 		pl.caller(p, ep, out)
 	}

@@ -113,16 +113,16 @@ func poolOf(t *testing.T, snap *service.Snapshot) (map[string][]xt.Rule, string)
 	chains := make(map[string][]xt.Rule)
 	root := ""
 	for ref, rules := range Plan(snap, DefaultConfig(), xt.IPv4).Chains {
-		if !strings.HasPrefix(ref.Name, prefixFrontend) && !strings.HasPrefix(ref.Name, prefixPool) {
+		if ref.Table != xt.NAT {
 			continue
 		}
 		chains[ref.Name] = rules
-		if enter, ok := rules[len(rules)-1].Target.(xt.Goto); ok && strings.HasPrefix(ref.Name, prefixFrontend) {
-			root = enter.Chain
+		if strings.HasPrefix(ref.Name, prefixTree) {
+			root = rules[0].Target.(xt.Goto).Chain
 		}
 	}
 	if root == "" {
-		t.Fatal("no frontend enters a pool")
+		t.Fatal("nothing leads to a pool")
 	}
 	return chains, root
 }

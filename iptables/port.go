@@ -36,10 +36,39 @@ func (pl *planner) port(p *service.Port) *portPlan {
 	if !pl.can(p) {
 		return out
 	}
+	routes := make([][]way, len(p.Frontends))
 	for i := range p.Frontends {
-		pl.frontend(p, &p.Frontends[i], out)
+		if fe := &p.Frontends[i]; forwards(fe) {
+			routes[i] = pl.routes(p, fe)
+		}
+	}
+	for i := range p.Frontends {
+		if last := len(routes[i]) - 1; last > 0 {
+			routes[i][last].alone = users(routes, routes[i][last].pool) == 1
+		}
+		pl.frontend(p, &p.Frontends[i], routes[i], out)
 	}
 	return out
+}
+
+// A way is one rule of the Routes of a frontend.
+type way struct {
+	rule  xt.Rule      // its target is missing if it leads to pool
+	pool  service.Pool // nil for another target
+	alone bool         // no other way of the Port leads to pool
+}
+
+// users returns how many ways lead to pool.
+func users(routes [][]way, pool service.Pool) int {
+	n := 0
+	for _, ways := range routes {
+		for i := range ways {
+			if slices.Equal(ways[i].pool, pool) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // can reports whether the kernel can match the ports of p.
@@ -49,7 +78,7 @@ func (pl *planner) can(p *service.Port) bool {
 
 // frontend adds one frontend: a leaf rule that enters its chain, the chain, the
 // pools behind it, and in filter what happens to those it does not forward.
-func (pl *planner) frontend(p *service.Port, fe *service.Frontend, out *portPlan) {
+func (pl *planner) frontend(p *service.Port, fe *service.Frontend, routes []way, out *portPlan) {
 	e := entry{protocol: p.ID.Protocol, port: fe.Addr.Port(), comment: comment(p, fe)}
 	nat, filter := &out.nat, &out.filter
 	if fe.Kind == service.NodePort {
@@ -59,9 +88,9 @@ func (pl *planner) frontend(p *service.Port, fe *service.Frontend, out *portPlan
 		e.addr = fe.Addr.Addr()
 		e.key = addrKey(e.addr)
 	}
-	if forwards(fe) {
+	if len(routes) > 0 {
 		enter := e
-		enter.target = xt.Goto{Chain: pl.entrance(p, fe, out)}
+		enter.target = xt.Goto{Chain: pl.entrance(p, fe, routes, out)}
 		*nat = append(*nat, &enter)
 	}
 	switch fe.Leftover() {
@@ -101,12 +130,11 @@ func forwards(fe *service.Frontend) bool {
 	return false
 }
 
-// entrance returns the chain that packets to fe enter, after adding it: the
-// frontend's own, or one before it that lets only allowed callers through.
+// entrance returns the chain that packets to fe enter, after adding it: the one
+// with its Routes, or one before it that lets only allowed callers through.
 // Others return, and the filter table drops them.
-func (pl *planner) entrance(p *service.Port, fe *service.Frontend, out *portPlan) string {
-	name := frontendName(prefixFrontend, p.ID, fe)
-	out.chains = append(out.chains, xt.Chain{Name: name, Rules: pl.routes(p, fe, out)})
+func (pl *planner) entrance(p *service.Port, fe *service.Frontend, routes []way, out *portPlan) string {
+	name := pl.start(p, fe, routes, out)
 	if fe.Sources == nil {
 		return name
 	}
@@ -121,27 +149,47 @@ func (pl *planner) entrance(p *service.Port, fe *service.Frontend, out *portPlan
 	return allowed.Name
 }
 
+// start returns the chain with the Routes of fe, after adding it. A pool that is
+// chosen last, and nowhere else, is chosen from in that same chain, which is named by
+// its contents then: the entry of the tree leads to another chain when an endpoint
+// changes. All others have a chain of their own, which the Routes lead to.
+func (pl *planner) start(p *service.Port, fe *service.Frontend, routes []way, out *portPlan) string {
+	rules := make([]xt.Rule, 0, len(routes))
+	for i, w := range routes {
+		if w.pool != nil {
+			if i == len(routes)-1 && len(w.rule.Match) == 0 && (w.alone || i == 0) {
+				return pl.pool(p, w.pool, rules, out)
+			}
+			w.rule.Target = xt.Goto{Chain: pl.pool(p, w.pool, nil, out)}
+		}
+		rules = append(rules, w.rule)
+	}
+	name := frontendName(prefixFrontend, p.ID, fe)
+	out.chains = append(out.chains, xt.Chain{Name: name, Rules: rules})
+	return name
+}
+
 // routes renders the three Routes of a frontend in as few rules as they allow.
-func (pl *planner) routes(p *service.Port, fe *service.Frontend, out *portPlan) []xt.Rule {
+func (pl *planner) routes(p *service.Port, fe *service.Frontend) []way {
 	pod, host, outside := fe.Routes[service.FromPod], fe.Routes[service.FromHost], fe.Routes[service.FromOutside]
 	detects := pl.node.Pods.Detects(p.ID.Family)
 	hostDiffers := !sameRoute(host, outside)
 	if detects && !hostDiffers && outside.Masquerade && !pod.Masquerade && sameTarget(pod, outside) {
 		// The common cluster IP: everyone but pods is masqueraded.
 		mark := xt.Rule{Match: pl.fromPod(true), Target: xt.Jump{Chain: chainMark}}
-		return append([]xt.Rule{mark}, pl.forward(p, nil, pod, out)...)
+		return append([]way{{rule: mark}}, forward(nil, pod)...)
 	}
-	var rules []xt.Rule
+	var ways []way
 	if detects && (!sameRoute(pod, outside) || hostDiffers && !sameRoute(pod, host)) {
-		rules = pl.forward(p, pl.fromPod(false), pod, out)
+		ways = forward(pl.fromPod(false), pod)
 	}
 	if hostDiffers {
-		rules = append(rules, pl.forward(p, []xt.Match{xt.SrcType{}}, host, out)...)
+		ways = append(ways, forward([]xt.Match{xt.SrcType{}}, host)...)
 	}
 	if outside.Verdict == service.Forward {
-		rules = append(rules, pl.forward(p, nil, outside, out)...)
+		ways = append(ways, forward(nil, outside)...)
 	}
-	return rules
+	return ways
 }
 
 func sameRoute(a, b service.Route) bool {
@@ -168,15 +216,15 @@ func (pl *planner) fromPod(not bool) []xt.Match {
 // forward renders one Route for the packets that match. Where nothing may be
 // reached they return, still addressed to the frontend, to what the filter table
 // does with them.
-func (pl *planner) forward(p *service.Port, match []xt.Match, r service.Route, out *portPlan) []xt.Rule {
+func forward(match []xt.Match, r service.Route) []way {
 	if r.Verdict != service.Forward {
-		return []xt.Rule{{Match: match, Target: xt.Return{}}}
+		return []way{{rule: xt.Rule{Match: match, Target: xt.Return{}}}}
 	}
-	var rules []xt.Rule
+	var ways []way
 	if r.Masquerade {
-		rules = append(rules, xt.Rule{Match: match, Target: xt.Jump{Chain: chainMark}})
+		ways = append(ways, way{rule: xt.Rule{Match: match, Target: xt.Jump{Chain: chainMark}}})
 	}
-	return append(rules, xt.Rule{Match: match, Target: xt.Goto{Chain: pl.pool(p, r.Pool, out)}})
+	return append(ways, way{rule: xt.Rule{Match: match}, pool: r.Pool})
 }
 
 // caller notes, for a kernel without xt_bpf, the address at which ep may turn out

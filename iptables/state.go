@@ -162,6 +162,9 @@ type step struct {
 	users       map[string]int       // chain: change in the number of Ports that need it
 	rules       map[string][]xt.Rule // chains of new Ports
 	gone, added memo                 // entries only
+
+	// moved are entries of the nat table that stay, with another target.
+	moved struct{ nat, ports []*entry }
 }
 
 // advance turns the state for prev, nil for none, into the state for snap, and
@@ -188,8 +191,10 @@ func (st *state) advance(prev, snap *service.Snapshot) *delta {
 	}
 	st.updatePieces(&s, d)
 	st.nat = st.updateTree(xt.NAT, st.nat, s.gone.nat, s.added.nat, d)
+	st.retarget(st.nat, s.moved.nat, d)
 	st.filter = st.updateTree(xt.Filter, st.filter, s.gone.filter, s.added.filter, d)
 	st.ports = st.updateTree(xt.NAT, st.ports, s.gone.ports, s.added.ports, d)
+	st.retarget(st.ports, s.moved.ports, d)
 	st.closed = st.updateTree(xt.Filter, st.closed, s.gone.closed, s.added.closed, d)
 	st.hairpin = st.updateTree(xt.NAT, st.hairpin, s.gone.hairpin, s.added.hairpin, d)
 	if prev == nil || !st.sameStatic(&was, prev, snap) {
@@ -247,11 +252,27 @@ func (st *state) replace(old, port *service.Port, s *step) {
 	for _, name := range now.chains {
 		s.users[name]++
 	}
+	s.moved.nat = append(s.moved.nat, retarget(was.nat, now.nat)...)
+	s.moved.ports = append(s.moved.ports, retarget(was.ports, now.ports)...)
 	swap(&was.nat, &now.nat, &s.gone.nat, &s.added.nat)
 	swap(&was.filter, &now.filter, &s.gone.filter, &s.added.filter)
 	swap(&was.ports, &now.ports, &s.gone.ports, &s.added.ports)
 	swap(&was.closed, &now.closed, &s.gone.closed, &s.added.closed)
 	swap(&was.hairpin, &now.hairpin, &s.gone.hairpin, &s.added.hairpin)
+}
+
+// retarget gives entries of was, in their place in a tree, the targets that they have in
+// now, and returns those that had another. As a rule all are in the same order.
+func retarget(was, now []*entry) (moved []*entry) {
+	for i := range min(len(was), len(now)) {
+		like := *was[i]
+		like.target = now[i].target
+		if like == *now[i] && like != *was[i] {
+			*was[i] = like
+			moved = append(moved, was[i])
+		}
+	}
+	return moved
 }
 
 // swap notes entries that go and come. Those that stay the same, as all do when
@@ -350,6 +371,18 @@ func (st *state) updateTree(table xt.Table, t *tree, gone, added []*entry, d *de
 		d.remove = append(d.remove, ref)
 	}
 	return next
+}
+
+// retarget notes the chains of a tree that lead elsewhere now.
+func (st *state) retarget(t *tree, moved []*entry, d *delta) {
+	write := make(map[string][]xt.Rule)
+	t.retargeted(moved, write)
+	for name, rules := range write {
+		ref := xt.ChainRef{Table: xt.NAT, Name: name}
+		if _, ok := d.write[ref]; !ok {
+			d.put(ref, rules, false)
+		}
+	}
 }
 
 // chains returns every chain of the state with its number of rules.

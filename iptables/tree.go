@@ -38,7 +38,7 @@ type entry struct {
 }
 
 func (e *entry) rule() xt.Rule {
-	var m []xt.Match
+	m := make([]xt.Match, 0, 2)
 	if e.addr.IsValid() {
 		self := netip.PrefixFrom(e.addr, e.addr.BitLen())
 		if e.source {
@@ -167,18 +167,55 @@ func common(list []*entry) string {
 // branches splits a list at the digit behind its common prefix. A leaf has none.
 // The root is on level 1.
 func branches(list []*entry, level int) [][]*entry {
-	at := len(common(list))
-	if len(list) <= leafSize || level == maxLevels || at == len(list[0].key) {
+	if isLeaf(list, level) {
 		return nil
 	}
+	at := len(common(list))
 	var out [][]*entry
 	for len(list) > 0 {
-		digit := list[0].key[at]
-		n := sort.Search(len(list), func(i int) bool { return list[i].key[at] > digit })
+		n := within(list, at)
 		out = append(out, list[:n])
 		list = list[n:]
 	}
 	return out
+}
+
+// isLeaf reports whether the chain for a list is not split.
+func isLeaf(list []*entry, level int) bool {
+	return len(list) <= leafSize || level == maxLevels || len(common(list)) == len(list[0].key)
+}
+
+// within returns how many entries of a list have the first one's digit at a place, up to
+// which all are alike.
+func within(list []*entry, at int) int {
+	digit := list[0].key[at]
+	return sort.Search(len(list), func(i int) bool { return list[i].key[at] > digit })
+}
+
+// holder returns the list of the chain that has the rule of e, an entry of t, and its
+// level.
+func (t *tree) holder(e *entry) (list []*entry, level int) {
+	list, level = t.entries, 1
+	for !isLeaf(list, level) {
+		at := len(common(list))
+		part := list[sort.Search(len(list), func(i int) bool { return list[i].key[at] >= e.key[at] }):]
+		part = part[:within(part, at)]
+		if len(part) == 1 {
+			break
+		}
+		list, level = part, level+1
+	}
+	return list, level
+}
+
+// retargeted adds to write the chains that have the rules of some entries of t.
+func (t *tree) retargeted(entries []*entry, write map[string][]xt.Rule) {
+	for _, e := range entries {
+		list, level := t.holder(e)
+		if name := t.space.name(common(list)); write[name] == nil {
+			write[name] = t.rules(list, level)
+		}
+	}
 }
 
 // rules returns the rules of the chain for a list.
