@@ -34,6 +34,7 @@ type prober struct {
 	count    int
 	each     []int // of the count, by target
 	failures []string
+	slow     []span // probes that took a second or more
 }
 
 // hammer starts a prober that opens a connection to each target, every so
@@ -75,6 +76,9 @@ func (p *prober) run(ctx context.Context, i int, x target, every time.Duration) 
 		p.mu.Lock()
 		p.count++
 		p.each[i]++
+		if end := time.Now(); end.Sub(at) >= synTimeout {
+			p.slow = append(p.slow, span{at, end, fmt.Sprintf("%s to %v", x.from.Name(), x.dst)})
+		}
 		if r.Class != netns.Reply || !netns.PodCIDR(1).V4.Contains(r.From.Addr.Addr()) && !netns.PodCIDR(1).V6.Contains(r.From.Addr.Addr()) {
 			p.failures = append(p.failures, fmt.Sprintf("%s %s to %v: %v", at.Format("15:04:05.000"), x.from.Name(), x.dst, r))
 		}

@@ -60,6 +60,7 @@ type stage struct {
 	flushed   bool      // some actor removes every virtual server, whoever's it is
 
 	now      actor
+	control  *prober // of connections that no proxy has a part in
 	baseline foreignState
 	serial   int
 	rows     []string
@@ -259,7 +260,7 @@ func (s *stage) load(t *testing.T, every time.Duration) *prober {
 }
 
 // A tally is what a prober has seen so far.
-type tally struct{ count, failed, repeated int }
+type tally struct{ count, failed, slow, repeated int }
 
 func (p *prober) tally(t *testing.T) tally {
 	t.Helper()
@@ -269,7 +270,7 @@ func (p *prober) tally(t *testing.T) tally {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out.count, out.failed = p.count, len(p.failures)
+	out.count, out.failed, out.slow = p.count, len(p.failures), len(p.slow)
 	return out
 }
 

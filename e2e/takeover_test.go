@@ -115,6 +115,7 @@ func (s *stage) walk(t *testing.T, every time.Duration, actors []actor) {
 	s.settleForeign(t)
 	s.enter(t, actors[0])
 	p := s.load(t, every)
+	s.control = s.calm(t, every)
 	t.Cleanup(func() {
 		t.Logf("| from | to | new connections | lost | kept open | of | SYNs repeated |\n|---|---|--:|--:|--:|--:|--:|\n%s", strings.Join(s.rows, "\n"))
 	})
@@ -133,7 +134,7 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 	from, process, begin := s.now, s.proxy, time.Now()
 	what := fmt.Sprintf("from %v to %v", from, next)
 	open := s.hold(t)
-	before := p.tally(t)
+	before, still := p.tally(t), s.control.tally(t)
 	s.leave(t, from, process)
 	if from.proxies() && next.kube != "" {
 		s.cleanup(t) // or its rules would keep kube-proxy from serving
@@ -145,7 +146,7 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 		s.cleanup(t)
 	}
 	p.more(t, 40)
-	after := p.tally(t)
+	after, calm := p.tally(t), s.control.tally(t)
 	kept := 0
 	for _, c := range open {
 		r := c.Exchange(t.Context(), what)
@@ -159,10 +160,17 @@ func (s *stage) step(t *testing.T, p *prober, next actor) {
 	lost, repeated := after.failed-before.failed, after.repeated-before.repeated
 	s.rows = append(s.rows, fmt.Sprintf("| %v | %v | %d | %d | %d | %d | %d |", from, next, after.count-before.count, lost, kept, len(open), repeated))
 	t.Logf("%s: %d new connections, %d lost, %d of %d kept, %d SYNs repeated, in %v", what, after.count-before.count, lost, kept, len(open), repeated, time.Since(begin).Round(time.Millisecond))
-	if !from.cuts(next) && (lost > 0 || repeated > 0) {
+	if repeated > 0 && !from.cuts(next) {
+		ours, others := p.slowSince(before), s.control.slowSince(still)
+		t.Logf("%s: slow:\n%s\nof the control, which no proxy has a part in, and whose %d SYNs were repeated:\n%s", what, listed(ours), calm.repeated-still.repeated, listed(others))
+		if left := unexplained(ours, others); len(left) > 0 || calm.repeated == still.repeated {
+			t.Errorf("%s: %d SYNs repeated", what, repeated)
+		}
+	}
+	if lost > 0 && !from.cuts(next) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		t.Errorf("%s: %d connections lost, %d SYNs repeated:\n%s", what, lost, repeated, strings.Join(p.failures[before.failed:], "\n"))
+		t.Errorf("%s: %d connections lost:\n%s", what, lost, strings.Join(p.failures[before.failed:], "\n"))
 	}
 }
 

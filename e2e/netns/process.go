@@ -93,8 +93,9 @@ func (ns *NS) Command(ctx context.Context, name string, args ...string) *Process
 	p.stdout.also, p.stderr.also = &p.both, &p.both
 	p.Cmd.Stdout, p.Cmd.Stderr = &p.stdout, &p.stderr
 	p.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// A grandchild that keeps the pipes open must not keep Wait from returning.
-	p.Cmd.WaitDelay = 2 * time.Second
+	// A grandchild that keeps the pipes open must not keep Wait from returning for good. Two seconds
+	// were too short to read to the end where a guest shares its only CPU with a busy machine.
+	p.Cmd.WaitDelay = 20 * time.Second
 	return p
 }
 
