@@ -79,7 +79,7 @@ func (w world) plannedFor(o options, e entrant) time.Duration {
 	case w.kind == worldReal:
 		return 35 * second
 	case w.sparse:
-		return 3*start + 13*second
+		return 3*start + 13*second + thousands/8 // to make so many objects takes long as well
 	case w.brief:
 		return start + 14*second + o.churn
 	case w.most && start > slowStart:
