@@ -74,7 +74,7 @@ type frontend struct {
 type portState struct {
 	id      service.PortID
 	proxy   *Proxy
-	seed    uint64 // see balanceSeed
+	seed    uint64                           // see balanceSeed
 	chooser atomic.Pointer[balance.Balancer] // nil before anybody calls: most Ports nobody does
 
 	mu       sync.Mutex

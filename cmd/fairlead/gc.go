@@ -16,7 +16,7 @@ const (
 	gcCalm      = 15  // while little garbage comes
 	gcMost      = 30  // while much does, and at the start
 	gcUserspace = 100 // … in userspace mode
-	gcStep      = 5   // how fast it rises
+	gcStep      = 3   // how fast it rises
 
 	// gcOften is how soon after another a run of the collector is too soon. A run takes
 	// about a millisecond of CPU time for each megabyte in use.
