@@ -14,9 +14,10 @@ import (
 // connection makes garbage, and the collector would hardly ever rest.
 const (
 	gcCalm      = 15  // while little garbage comes
-	gcMost      = 30  // while much does, and at the start
-	gcUserspace = 100 // … in userspace mode
-	gcStep      = 3   // how fast it rises
+	gcMost      = 30  // while much does
+	gcStart     = 100 // at the start, if that is less than the most
+	gcUserspace = 150 // … in userspace mode
+	gcStep      = 3   // by how much it rises at least
 
 	// gcOften is how soon after another a run of the collector is too soon. A run takes
 	// about a millisecond of CPU time for each megabyte in use.
@@ -46,7 +47,7 @@ func paceGC(mode string) *gcPacer {
 	if mode == modeUserspace {
 		p.most = gcUserspace
 	}
-	p.change(p.most)
+	p.change(min(p.most, gcStart))
 	p.listen()
 	return p
 }
@@ -71,7 +72,7 @@ func (p *gcPacer) ran(now time.Time) {
 	p.last = now
 	switch {
 	case since < gcOften:
-		p.change(min(p.percent+gcStep, p.most))
+		p.change(min(p.percent+max(gcStep, p.percent/8), p.most))
 	case since > 2*gcOften: // at half of it, it is not too often
 		p.change(max(p.percent/2, gcCalm))
 	}

@@ -20,14 +20,14 @@ func TestGCPacer(t *testing.T) {
 			t.Errorf("%s: %d%%, want %d%%", what, p.percent, want)
 		}
 	}
-	step("the start", 10, time.Millisecond, 100)
+	step("the start", 10, time.Millisecond, gcUserspace)
 	p.calm()
 	step("a change now and then", 3, time.Minute, gcCalm)
 	step("a burst", 4, 50*time.Millisecond, gcCalm+4*gcStep)
 	step("after it", 3, time.Minute, gcCalm)
-	step("traffic", 100, 300*time.Millisecond, 100)
-	step("as often as it may be", 100, 3*time.Second, 100)
-	step("less traffic", 1, 5*time.Second, 50)
+	step("traffic", 100, 300*time.Millisecond, gcUserspace)
+	step("as often as it may be", 100, 3*time.Second, gcUserspace)
+	step("less traffic", 1, 5*time.Second, gcUserspace/2)
 	step("none", 10, 2*time.Minute, gcCalm)
 	var none *gcPacer
 	none.calm()
