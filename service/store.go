@@ -204,6 +204,12 @@ func (v *Slice) equal(o *Slice) bool {
 		slices.EqualFunc(v.Endpoints, o.Endpoints, SliceEndpoint.Equal)
 }
 
+// Identical reports whether v and o say the same, also what means nothing to a
+// Snapshot.
+func (v *Slice) Identical(o *Slice) bool {
+	return v.Service == o.Service && v.Name == o.Name && v.Triggered.Equal(o.Triggered) && v.equal(o)
+}
+
 // maxKept is how large a map may be that is used again.
 const maxKept = 1024
 

@@ -40,10 +40,13 @@ type Dataplane struct {
 	server Server
 	log    *slog.Logger
 
-	last  *service.Snapshot   // what is wanted; nil before the first Sync
-	want  *State              // for last
-	have  map[member]struct{} // what the sets hold; nil if unsure
-	dirty []member            // what the kernel refused
+	last *service.Snapshot // what is wanted; nil before the first Sync
+	want *State            // for last
+
+	// sure says that the sets hold what want says, but for what the kernel has refused:
+	// of that, refused says whether they hold it.
+	sure    bool
+	refused map[member]bool
 
 	verifying bool // what is written is a repair
 }
@@ -72,7 +75,7 @@ func (d *Dataplane) Sync(ctx context.Context, snap *service.Snapshot) (service.R
 		d.rebuild(snap)
 	}
 	d.last = snap
-	if d.have == nil || !same {
+	if !d.sure || !same {
 		return d.resync(ctx)
 	}
 	return d.write(ctx, t)
@@ -80,7 +83,7 @@ func (d *Dataplane) Sync(ctx context.Context, snap *service.Snapshot) (service.R
 
 // rebuild makes a new State, and tells the server of all that differs.
 func (d *Dataplane) rebuild(snap *service.Snapshot) {
-	t := newTouched()
+	t := &touched{places: make(map[Place]struct{})}
 	if d.want != nil {
 		for p := range d.want.places {
 			t.at(p)
@@ -100,8 +103,8 @@ func (d *Dataplane) follow(prev, snap *service.Snapshot, t *touched) {
 	places := make([]PlaceChange, 0, len(t.places))
 	for p := range t.places {
 		c := PlaceChange{Place: p}
-		if us := d.want.places[p]; len(us) > 0 {
-			c.Port, c.Frontend = us[0].port, us[0].frontend
+		if has, ok := d.want.places[p]; ok {
+			c.Port, c.Frontend = has.port, has.frontend
 		}
 		places = append(places, c)
 	}
@@ -112,7 +115,7 @@ func (d *Dataplane) follow(prev, snap *service.Snapshot, t *touched) {
 // that are about to change; but last where they take the place of another dataplane's,
 // since packets must find at once what they are sent for.
 func (d *Dataplane) resync(ctx context.Context) (r service.Report, err error) {
-	d.have = nil
+	d.sure = false
 	changed, err := d.makeMissing(ctx)
 	if err != nil {
 		return r, err
@@ -128,7 +131,7 @@ func (d *Dataplane) resync(ctx context.Context) (r service.Report, err error) {
 	if follows {
 		var failed error
 		if wrote, failed = d.keepRules(ctx); failed != nil {
-			d.have = nil // or nobody would try again
+			d.sure = false // or nobody would try again
 			err = errors.Join(err, failed)
 		}
 	}
@@ -139,48 +142,40 @@ func (d *Dataplane) resync(ctx context.Context) (r service.Report, err error) {
 
 // writeAll makes the sets hold what they should.
 func (d *Dataplane) writeAll(ctx context.Context) (service.Report, error) {
-	have, err := d.read(ctx)
-	if err != nil {
+	t := newTouched()
+	if err := d.read(ctx, t.members); err != nil {
 		return service.Report{}, fmt.Errorf("userspace: read sets: %w", err)
 	}
-	d.have = have
-	t := newTouched()
-	for m := range d.have {
-		t.note(m)
+	for m := range d.want.members() {
+		t.note(m, false)
 	}
-	for m := range d.want.want {
-		t.note(m)
-	}
+	d.sure, d.refused = true, nil
 	return d.write(ctx, t)
 }
 
-// read returns what our sets hold.
-func (d *Dataplane) read(ctx context.Context) (map[member]struct{}, error) {
-	have := make(map[member]struct{})
+// read adds what our sets hold.
+func (d *Dataplane) read(ctx context.Context, held map[member]bool) error {
 	for _, f := range d.cfg.families() {
 		for id := range setID(numSets) {
 			elems, err := d.kernel.Elements(ctx, setName(f, id))
 			if err != nil {
-				return nil, err
+				return err
 			}
 			for _, e := range elems {
-				have[member{f, id, e}] = struct{}{}
+				held[member{f, id, e}] = true
 			}
 		}
 	}
-	return have, nil
+	return nil
 }
 
 // write changes the sets where they differ from what is wanted, as far as t says
 // they may.
 func (d *Dataplane) write(ctx context.Context, t *touched) (service.Report, error) {
-	for _, m := range d.dirty {
-		t.note(m)
-	}
+	maps.Copy(t.members, d.refused)
 	var add, remove []member
-	for m := range t.members {
-		_, has := d.have[m]
-		switch wants := d.want.want[m] > 0; {
+	for m, has := range t.members {
+		switch wants := d.want.wants(m); {
 		case wants && !has:
 			add = append(add, m)
 		case !wants && has:
@@ -197,6 +192,7 @@ func (d *Dataplane) write(ctx context.Context, t *touched) (service.Report, erro
 	for _, m := range remove {
 		ops = append(ops, m.remove())
 	}
+	d.refused = nil
 	if len(ops) == 0 {
 		return r, nil
 	}
@@ -205,33 +201,26 @@ func (d *Dataplane) write(ctx context.Context, t *touched) (service.Report, erro
 	}
 	refused, err := d.kernel.Apply(ctx, ops)
 	if err != nil {
-		d.have = nil
+		d.sure = false
 		return r, fmt.Errorf("userspace: write %d changes: %w", len(ops), err)
 	}
 	d.remember(slices.Concat(add, remove), len(add), refused)
 	return r, refusal(refused)
 }
 
-// remember notes what the sets hold after n additions and the removals after them.
+// remember notes what the sets do not hold as they should after n additions and the
+// removals after them. The next Sync tries again.
 func (d *Dataplane) remember(ms []member, n int, refused []*kernel.OpError) {
-	d.dirty = d.dirty[:0]
-	failed := make(map[int]bool, len(refused))
-	for _, e := range refused {
-		failed[e.Index] = true
+	if len(refused) == 0 {
+		return
 	}
-	for i, m := range ms {
-		switch {
-		case failed[i]:
-			d.dirty = append(d.dirty, m) // is tried again by the next Sync
-			if errors.Is(refused[0].Err, syscall.ENOENT) {
-				d.have = nil // a set is gone
-				return
-			}
-		case i < n:
-			d.have[m] = struct{}{}
-		default:
-			delete(d.have, m)
-		}
+	if errors.Is(refused[0].Err, syscall.ENOENT) {
+		d.sure = false // a set is gone
+		return
+	}
+	d.refused = make(map[member]bool, len(refused))
+	for _, e := range refused {
+		d.refused[ms[e.Index]] = e.Index >= n
 	}
 }
 
@@ -257,7 +246,7 @@ func (d *Dataplane) Audit(ctx context.Context) (service.Report, error) {
 // Cleanup implements [service.Dataplane]. The proxy goes on, but nothing is sent to
 // it any more.
 func (d *Dataplane) Cleanup(ctx context.Context) error {
-	d.last, d.want, d.have, d.dirty = nil, nil, nil, nil
+	d.last, d.want, d.sure, d.refused = nil, nil, false, nil
 	d.rules.Forget()
 	var errs []error
 	for _, f := range d.cfg.families() {
@@ -318,7 +307,7 @@ func (d *Dataplane) remains(ctx context.Context) ([]kernel.Op, error) {
 // Elements returns what the sets hold for the State, by name and sorted.
 func (st *State) Elements() map[string][]kernel.Element {
 	out := make(map[string][]kernel.Element)
-	for _, m := range slices.SortedFunc(maps.Keys(st.want), member.compare) {
+	for _, m := range slices.Compact(slices.SortedFunc(st.members(), member.compare)) {
 		name := setName(m.family, m.set)
 		out[name] = append(out[name], m.elem)
 	}

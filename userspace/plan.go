@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -17,28 +18,27 @@ type State struct {
 	node  *service.Node
 	nodes [service.NumFamilies][]netip.Addr // at which node ports answer
 
-	ports  map[service.PortID][]*unit
-	places map[Place][]*unit // who want it; the first has it
-	want   map[member]int    // how many want it
+	places map[Place]claim    // who has it
+	rivals map[Place][]claim  // who else wants it, the next to have it first
+	addrs  map[netip.Addr]int // cluster IPs, by how many places they are at
 	health [service.NumFamilies][]uint16
 	why    map[service.PortID]string // what is not served as told
 }
 
-// A unit is what one frontend means at one address.
-type unit struct {
-	place    Place
+// A claim is what one frontend wants of a place. What that means is worked out when
+// it is asked for: there are as many claims as addresses and ports.
+type claim struct {
 	port     *service.Port
 	frontend *service.Frontend
-	members  []member
 }
 
-// before orders units that want the same place: an address of its own goes before
-// a node port, as in every dataplane.
-func (u *unit) before(o *unit) bool {
-	if (u.frontend.Kind == service.NodePort) != (o.frontend.Kind == service.NodePort) {
+// before orders claims to the same place: an address of its own goes before a node
+// port, as in every dataplane.
+func (c claim) before(o claim) bool {
+	if (c.frontend.Kind == service.NodePort) != (o.frontend.Kind == service.NodePort) {
 		return o.frontend.Kind == service.NodePort
 	}
-	return u.port.ID.Compare(o.port.ID) < 0
+	return c.port.ID.Compare(o.port.ID) < 0
 }
 
 // Plan returns what the kernel must have for snap, and what of snap cannot be. It
@@ -52,9 +52,9 @@ func Plan(snap *service.Snapshot, cfg Config) (*State, []service.Deviation) {
 func newState(cfg Config, node *service.Node) *State {
 	st := &State{
 		cfg: cfg, node: node,
-		ports:  make(map[service.PortID][]*unit),
-		places: make(map[Place][]*unit),
-		want:   make(map[member]int),
+		places: make(map[Place]claim),
+		rivals: make(map[Place][]claim),
+		addrs:  make(map[netip.Addr]int),
 		why:    make(map[service.PortID]string),
 	}
 	for _, a := range node.Addrs {
@@ -84,17 +84,21 @@ func (st *State) plans(n *service.Node) bool {
 
 // A touched is what a step may have changed.
 type touched struct {
-	members map[member]struct{}
+	members map[member]bool // whether the sets have held them before; nil if nobody asks
 	places  map[Place]struct{}
 }
 
 func newTouched() *touched {
-	return &touched{make(map[member]struct{}), make(map[Place]struct{})}
+	return &touched{make(map[member]bool), make(map[Place]struct{})}
 }
 
-func (t *touched) note(m member) {
-	if t != nil {
-		t.members[m] = struct{}{}
+// note notes a member, and whether it was wanted before.
+func (t *touched) note(m member, was bool) {
+	if t == nil || t.members == nil {
+		return
+	}
+	if _, known := t.members[m]; !known {
+		t.members[m] = was
 	}
 }
 
@@ -109,44 +113,44 @@ func (t *touched) at(p Place) {
 func (st *State) advance(prev, next *service.Snapshot, t *touched) {
 	for old, now := range next.Changed(prev) {
 		if old != nil {
-			for _, u := range st.ports[old.ID] {
-				st.remove(u, t)
+			for at, c := range st.claims(old) {
+				st.remove(at, c, t)
 			}
-			delete(st.ports, old.ID)
 			delete(st.why, old.ID)
 		}
-		if now != nil && st.cfg.serves(now.ID.Family) {
-			st.add(now, t)
+		if now == nil {
+			continue
+		}
+		if why := complaint(now); why != "" && len(now.Frontends) > 0 && st.cfg.serves(now.ID.Family) {
+			st.why[now.ID] = why
+		}
+		for at, c := range st.claims(now) {
+			st.add(at, c, t)
 		}
 	}
 	st.setHealth(next, t)
 }
 
-func (st *State) add(p *service.Port, t *touched) {
-	if why := complaint(p); why != "" && len(p.Frontends) > 0 {
-		st.why[p.ID] = why
+// add adds a claim.
+func (st *State) add(at Place, c claim, t *touched) {
+	t.at(at)
+	has, taken := st.places[at]
+	switch {
+	case !taken:
+		st.give(at, c, t)
+		return
+	case c.before(has):
+		st.take(at, has, t)
+		st.give(at, c, t)
+		c = has
 	}
-	units := st.units(p)
-	if len(units) > 0 {
-		st.ports[p.ID] = units
-	}
-	for _, u := range units {
-		t.at(u.place)
-		rivals := st.places[u.place]
-		i, _ := slices.BinarySearchFunc(rivals, u, func(r, u *unit) int {
-			if r.before(u) {
-				return -1
-			}
-			return 1
-		})
-		if i == 0 {
-			if len(rivals) > 0 {
-				st.count(rivals[0], -1, t)
-			}
-			st.count(u, 1, t)
+	i, _ := slices.BinarySearchFunc(st.rivals[at], c, func(r, c claim) int {
+		if r.before(c) {
+			return -1
 		}
-		st.places[u.place] = slices.Insert(rivals, i, u)
-	}
+		return 1
+	})
+	st.rivals[at] = slices.Insert(st.rivals[at], i, c)
 }
 
 // complaint says what of a Port is not served as told.
@@ -160,32 +164,85 @@ func complaint(p *service.Port) string {
 	return ""
 }
 
-func (st *State) remove(u *unit, t *touched) {
-	t.at(u.place)
-	rivals := st.places[u.place]
-	i := slices.Index(rivals, u)
-	rivals = slices.Delete(rivals, i, i+1)
-	st.places[u.place] = rivals
-	if len(rivals) == 0 {
-		delete(st.places, u.place)
-	}
-	if i == 0 {
-		st.count(u, -1, t)
+// remove takes a claim back.
+func (st *State) remove(at Place, c claim, t *touched) {
+	t.at(at)
+	rivals := st.rivals[at]
+	if st.places[at] == c {
+		st.take(at, c, t)
 		if len(rivals) > 0 {
-			st.count(rivals[0], 1, t)
+			st.give(at, rivals[0], t)
+			c = rivals[0]
+		}
+	}
+	rivals = slices.DeleteFunc(rivals, func(r claim) bool { return r == c })
+	if len(rivals) == 0 {
+		delete(st.rivals, at)
+		return
+	}
+	st.rivals[at] = rivals
+}
+
+// give gives a place that nobody has to c.
+func (st *State) give(at Place, c claim, t *touched) {
+	st.places[at] = c
+	for _, m := range c.members(at) {
+		t.note(m, m.set == setCluster && st.addrs[m.elem.Addr] > 0)
+		if m.set == setCluster {
+			st.addrs[m.elem.Addr]++
 		}
 	}
 }
 
-// count notes that n more units want the members of u.
-func (st *State) count(u *unit, n int, t *touched) {
-	for _, m := range u.members {
-		st.want[m] += n
-		if st.want[m] == 0 {
-			delete(st.want, m)
+// take takes it from c.
+func (st *State) take(at Place, c claim, t *touched) {
+	delete(st.places, at)
+	for _, m := range c.members(at) {
+		t.note(m, true)
+		if m.set != setCluster {
+			continue
 		}
-		t.note(m)
+		if st.addrs[m.elem.Addr]--; st.addrs[m.elem.Addr] == 0 {
+			delete(st.addrs, m.elem.Addr)
+		}
 	}
+}
+
+// wants reports whether a set is to hold m.
+func (st *State) wants(m member) bool {
+	switch m.set {
+	case setCluster:
+		return st.addrs[m.elem.Addr] > 0
+	case setHealth:
+		return slices.Contains(st.health[m.family], m.elem.Port)
+	}
+	at := Place{m.elem.Protocol, netip.AddrPortFrom(m.elem.Addr, m.elem.Port)}
+	c, ok := st.places[at]
+	return ok && slices.Contains(c.members(at), m)
+}
+
+// members yields what the sets are to hold, some of it more than once.
+func (st *State) members() iter.Seq[member] {
+	return func(yield func(member) bool) {
+		for f := range st.health {
+			for _, p := range st.health[f] {
+				if !yield(healthMember(service.Family(f), p)) {
+					return
+				}
+			}
+		}
+		for at, c := range st.places {
+			for _, m := range c.members(at) {
+				if !yield(m) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func healthMember(f service.Family, port uint16) member {
+	return member{f, setHealth, kernel.Element{Port: port}}
 }
 
 func (st *State) setHealth(snap *service.Snapshot, t *touched) {
@@ -201,39 +258,39 @@ func (st *State) setHealth(snap *service.Snapshot, t *touched) {
 		if slices.Equal(now[f], st.health[f]) {
 			continue
 		}
-		port := func(p uint16) member {
-			return member{service.Family(f), setHealth, kernel.Element{Port: p}}
-		}
 		for _, p := range st.health[f] {
-			delete(st.want, port(p))
-			t.note(port(p))
+			t.note(healthMember(service.Family(f), p), true)
 		}
 		for _, p := range now[f] {
-			st.want[port(p)] = 1
-			t.note(port(p))
+			t.note(healthMember(service.Family(f), p), false)
 		}
 		st.health[f] = now[f]
 	}
 }
 
-// units returns what the frontends of p mean.
-func (st *State) units(p *service.Port) []*unit {
-	var out []*unit
-	for i := range p.Frontends {
-		fe := &p.Frontends[i]
-		addrs := []netip.Addr{fe.Addr.Addr()}
-		if fe.Kind == service.NodePort {
-			addrs = st.nodes[p.ID.Family]
+// claims yields what the frontends of p want, always the same as long as st plans for
+// one node. Nil and a family that is not served want nothing.
+func (st *State) claims(p *service.Port) iter.Seq2[Place, claim] {
+	return func(yield func(Place, claim) bool) {
+		if p == nil || !st.cfg.serves(p.ID.Family) {
+			return
 		}
-		for _, a := range addrs {
-			if fe.Kind == service.ClusterIP && st.has(a) {
-				continue // a DNS cache on the node takes the place of the Service
+		for i := range p.Frontends {
+			fe := &p.Frontends[i]
+			addrs := []netip.Addr{fe.Addr.Addr()}
+			if fe.Kind == service.NodePort {
+				addrs = st.nodes[p.ID.Family]
 			}
-			at := Place{p.ID.Protocol, netip.AddrPortFrom(a, fe.Addr.Port())}
-			out = append(out, &unit{place: at, port: p, frontend: fe, members: st.members(p, fe, at)})
+			for _, a := range addrs {
+				if fe.Kind == service.ClusterIP && st.has(a) {
+					continue // a DNS cache on the node takes the place of the Service
+				}
+				if !yield(Place{p.ID.Protocol, netip.AddrPortFrom(a, fe.Addr.Port())}, claim{p, fe}) {
+					return
+				}
+			}
 		}
 	}
-	return out
 }
 
 // has reports whether the node has an address on some interface.
@@ -242,9 +299,10 @@ func (st *State) has(a netip.Addr) bool {
 	return ok
 }
 
-// members says in which sets a frontend is at one place.
-func (st *State) members(p *service.Port, fe *service.Frontend, at Place) []member {
-	var out []member
+// members says in which sets a place is whose claim c is.
+func (c claim) members(at Place) []member {
+	p, fe := c.port, c.frontend
+	out := make([]member, 0, 3+len(fe.Sources))
 	if fe.Kind == service.ClusterIP {
 		out = append(out, member{p.ID.Family, setCluster, kernel.Element{Addr: at.Addr.Addr()}})
 	}

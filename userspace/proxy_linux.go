@@ -73,7 +73,8 @@ type frontend struct {
 // connections.
 type portState struct {
 	id      service.PortID
-	config  balance.Config
+	proxy   *Proxy
+	seed    uint64                           // see balanceSeed
 	chooser atomic.Pointer[balance.Balancer] // nil before anybody calls: most Ports nobody does
 
 	mu       sync.Mutex
@@ -297,7 +298,7 @@ func (p *Proxy) change(c PortChange, now time.Time) []leave {
 }
 
 func (p *Proxy) newPort(id service.PortID) *portState {
-	return &portState{id: id, config: p.balanceConfig(id)}
+	return &portState{id: id, proxy: p, seed: p.balanceSeed(id)}
 }
 
 // follow notes what the Port is now; nil says that it is no more.
@@ -320,7 +321,9 @@ func (s *portState) balancer() *balance.Balancer {
 	defer s.mu.Unlock()
 	b := s.chooser.Load()
 	if b == nil {
-		b = balance.New(s.config)
+		cfg := s.proxy.cfg.Balance
+		cfg.Seed = s.seed
+		b = balance.New(cfg)
 		if s.now != nil {
 			b.Update(s.now, time.Now())
 		}
@@ -329,13 +332,11 @@ func (s *portState) balancer() *balance.Balancer {
 	return b
 }
 
-// balanceConfig has round robin start elsewhere on each node and for each Port.
-func (p *Proxy) balanceConfig(id service.PortID) balance.Config {
+// balanceSeed has round robin start elsewhere on each node and for each Port.
+func (p *Proxy) balanceSeed(id service.PortID) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(p.node.Name + " " + id.String()))
-	cfg := p.cfg.Balance
-	cfg.Seed = h.Sum64()
-	return cfg
+	return h.Sum64()
 }
 
 // cutLater resets the connections of an endpoint whose pod is no more, after a

@@ -37,12 +37,12 @@ func (st *State) appendServed(b []byte, f service.Family) []byte {
 		return a.Addr.Compare(b.Addr)
 	})
 	for _, at := range places {
-		u := st.places[at][0]
+		c := st.places[at]
 		if service.FamilyOf(at.Addr.Addr()) != f || at.Protocol == service.SCTP {
 			continue
 		}
 		for o := range service.Origin(service.NumOrigins) {
-			r := &u.frontend.Routes[o]
+			r := &c.frontend.Routes[o]
 			if r.Verdict == service.Forward && (o != service.FromPod || st.node.Pods.Detects(f)) {
 				b = fmt.Appendf(b, "serve %s %s to %s: %s%s\n", at.Protocol, at.Addr, o, poolText(r.Pool), sourceText(r))
 			}
@@ -96,32 +96,32 @@ func (st *State) Holds(set string, src netip.Addr, at Place) bool {
 		switch id {
 		case setHealth:
 			m.elem = kernel.Element{Port: at.Addr.Port()}
-			return at.Protocol == service.TCP && st.want[m] > 0
+			return at.Protocol == service.TCP && st.wants(m)
 		case setCluster:
 			m.elem = kernel.Element{Addr: at.Addr.Addr()}
 		case setAllowed:
 			return st.allows(at, src)
 		}
-		return st.want[m] > 0
+		return st.wants(m)
 	}
 	return false
 }
 
 func (st *State) allows(at Place, src netip.Addr) bool {
-	us := st.places[at]
-	return len(us) > 0 && slices.ContainsFunc(us[0].frontend.Sources, func(p netip.Prefix) bool { return p.Contains(src) })
+	c, ok := st.places[at]
+	return ok && slices.ContainsFunc(c.frontend.Sources, func(p netip.Prefix) bool { return p.Contains(src) })
 }
 
 // Outcome says what the proxy makes of a packet that the rules have handed to the
 // socket at an address.
 func (st *State) Outcome(at Place, src netip.Addr, socket netip.AddrPort) (service.Outcome, error) {
 	o := slices.Index(st.cfg.Ports[:], socket.Port())
-	us := st.places[at]
-	if o < 0 || len(us) == 0 || us[0].frontend.Routes[o].Verdict != service.Forward {
+	c, ok := st.places[at]
+	if o < 0 || !ok || c.frontend.Routes[o].Verdict != service.Forward {
 		return service.Outcome{}, fmt.Errorf("the proxy does not serve %s %v at %v", at.Protocol, at.Addr, socket)
 	}
 	out := service.Outcome{Verdict: service.Forward}
-	r := &us[0].frontend.Routes[o]
+	r := &c.frontend.Routes[o]
 	for _, ep := range r.Pool {
 		masq := !keepsSource(st.node, r, src, ep.Addr.Addr())
 		out.Hops = append(out.Hops, service.Hop{Endpoint: service.Endpoint{Addr: ep.Addr}, Masquerade: masq})

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -56,19 +57,6 @@ func (f *flags) sampleMemory() {
 	}
 }
 
-// gcPercent is how much garbage may gather, as a share of what is in use. What is
-// in use is the state of the cluster, which is much, and a change of it makes
-// little garbage: the default of 100 would mostly make the process larger.
-const gcPercent = 30
-
-// paceGC sets the pace of the garbage collector for a mode, unless the operator has. In
-// userspace mode it stays what it is: there every connection makes garbage.
-func paceGC(mode string) {
-	if mode != modeUserspace && os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-}
-
 // quietFor is how long nothing must have changed for memory to be given back again.
 const quietFor = 10 * time.Second
 
@@ -81,8 +69,12 @@ type frugal struct {
 	quiet *time.Timer // nil before the first Sync
 }
 
-func newFrugal(plane service.Dataplane, log *slog.Logger) *frugal {
-	return &frugal{Dataplane: plane, give: func() { giveBack(log) }}
+func newFrugal(plane service.Dataplane, gc *gcPacer, log *slog.Logger) *frugal {
+	started := sync.OnceFunc(gc.calm)
+	return &frugal{Dataplane: plane, give: func() {
+		started()
+		giveBack(log)
+	}}
 }
 
 // Sync is that of the Dataplane.

@@ -24,7 +24,7 @@ func (s *stubborn) Sync(context.Context, *service.Snapshot) (service.Report, err
 func TestFrugal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		given, plane := 0, &stubborn{err: errors.New("no")}
-		f := newFrugal(plane, nil)
+		f := newFrugal(plane, nil, nil)
 		f.give = func() { given++ }
 		step := func(what string, pause time.Duration, want int) {
 			t.Helper()

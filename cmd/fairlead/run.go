@@ -190,12 +190,12 @@ func (p *process) setUp(ctx context.Context, find findFunc) error {
 	if err != nil {
 		return err
 	}
-	paceGC(p.cfg.Mode)
+	gc := paceGC(p.cfg.Mode)
 	// First, so that there is somebody else already when rules do not serve any more
 	// what they did before.
 	duty := p.onDuty(ctx, eng)
 	p.followSettings(duty)
-	loop, err := p.assemble(duty, state, families, p.observe(append(local.planes(), newFrugal(plane, p.log))))
+	loop, err := p.assemble(duty, state, families, p.observe(append(local.planes(), newFrugal(plane, gc, p.log))))
 	if err != nil {
 		return errors.Join(err, local.close())
 	}

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"iter"
+	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -141,6 +142,20 @@ func setOrDelete[T any](m map[service.Name]*T, name service.Name, v *T) map[serv
 		m[name] = v
 	}
 	return m
+}
+
+// Same returns what has been put for object if e says the same, and else e. A source
+// that uses the result holds a second copy of nothing, however often it is told
+// everything again. object has no UID.
+func (m *Mirror) Same(object service.Object, e Entry) Entry {
+	old := m.get(object)
+	switch {
+	case e.Service != nil && old.Service != nil && reflect.DeepEqual(e.Service, old.Service):
+		return old
+	case e.Slice != nil && old.Slice != nil && e.Slice.Identical(old.Slice):
+		return old
+	}
+	return e
 }
 
 // Set returns the change that puts e in the Store as the conversion of object, a

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -72,4 +73,38 @@ func summary(st *service.Store) []string {
 		out = append(out, fmt.Sprint(p.ID, p.Frontends, p.Cluster))
 	}
 	return out
+}
+
+func TestSame(t *testing.T) {
+	web := service.Name{Namespace: "shop", Name: "web"}
+	object := service.Object{Kind: "EndpointSlice", Name: service.Name{Namespace: "shop", Name: "web-1"}}
+	entry := func(change func(*service.Slice)) Entry {
+		s := &service.Slice{Service: web, Name: "web-1", Ports: []service.SlicePort{{Port: 80}}, Triggered: time.Unix(1, 0)}
+		change(s)
+		return Entry{Slice: s}
+	}
+	var m Mirror
+	known := entry(func(*service.Slice) {})
+	m.Set(object, known)
+	for name, tc := range map[string]struct {
+		object service.Object
+		given  Entry
+		same   bool
+	}{
+		"the same":        {object, entry(func(*service.Slice) {}), true},
+		"another port":    {object, entry(func(s *service.Slice) { s.Ports[0].Port = 81 }), false},
+		"another Service": {object, entry(func(s *service.Slice) { s.Service.Name = "db" }), false},
+		"another time":    {object, entry(func(s *service.Slice) { s.Triggered = time.Unix(2, 0) }), false},
+		"another name":    {service.Object{Kind: "EndpointSlice", Name: web}, entry(func(*service.Slice) {}), false},
+		"nothing":         {object, Entry{}, false},
+		"another kind":    {service.Object{Kind: "Service", Name: object.Name}, Entry{Service: &service.Service{Name: object.Name}}, false},
+	} {
+		want := tc.given
+		if tc.same {
+			want = known
+		}
+		if got := m.Same(tc.object, tc.given); got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"unsafe"
@@ -24,22 +25,38 @@ type message struct {
 }
 
 // A batch is memory for datagrams to be received. Its pages are used only as far
-// as there are datagrams to fill them.
+// as there are datagrams to fill them, and the garbage collector does not know of
+// them: it lets garbage gather in proportion to what it knows.
 type batch struct {
 	msgs    [batchSize]message
 	iovs    [batchSize]unix.Iovec
 	names   [batchSize]unix.RawSockaddrInet6 // big enough for IPv4 too
 	control [batchSize][8]uint64             // a struct cmsghdr and an address
-	buf     []byte
+	buf     []byte                           // mapped, until close
 }
 
-func newBatch() *batch {
-	b := &batch{buf: make([]byte, batchSize*maxDatagram)}
+func newBatch() (*batch, error) {
+	buf, err := unix.Mmap(-1, 0, batchSize*maxDatagram, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, fmt.Errorf("mapping memory for datagrams: %w", err)
+	}
+	b := &batch{buf: buf}
 	for i := range b.msgs {
 		b.iovs[i].Base = &b.buf[i*maxDatagram]
 		b.iovs[i].SetLen(maxDatagram)
 	}
-	return b
+	return b, nil
+}
+
+// close gives the memory back. What data has returned must not be used any more. A
+// nil batch has none, and one that is closed neither.
+func (b *batch) close() error {
+	if b == nil || b.buf == nil {
+		return nil
+	}
+	buf := b.buf
+	b.buf = nil
+	return unix.Munmap(buf)
 }
 
 // receive reads what there is on fd, into the messages from first on; with names

@@ -68,7 +68,6 @@ func (e *Engine) newWorker() (*worker, error) {
 		engine: e, cfg: &e.cfg, wake: -1, start: time.Now(),
 		sessions: make(map[flowKey]*session), young: newRing(), old: newRing(),
 		endpoints: make(map[netip.AddrPort]*link), replies: make(map[netip.AddrPort]*reply),
-		in: newBatch(), out: newBatch(),
 		grain: min(time.Second, e.cfg.IdleTimeout/16, e.cfg.NewTimeout/16, e.cfg.EvictAfter),
 	}
 	if err := w.open(len(e.workers)); err != nil {
@@ -79,6 +78,12 @@ func (e *Engine) newWorker() (*worker, error) {
 
 // open opens what the worker of a number needs.
 func (w *worker) open(number int) (err error) {
+	if w.in, err = newBatch(); err != nil {
+		return err
+	}
+	if w.out, err = newBatch(); err != nil {
+		return err
+	}
 	if w.poller, err = newPoller(); err != nil {
 		return err
 	}
@@ -123,6 +128,10 @@ func (w *worker) close() error {
 	if w.poller != nil {
 		w.closeErrors = errors.Join(w.closeErrors, w.poller.close())
 		w.poller = nil
+	}
+	w.nAnswers = 0 // or there would be something to read from memory that is gone
+	for _, b := range []*batch{w.in, w.out} {
+		w.closeErrors = errors.Join(w.closeErrors, b.close())
 	}
 	return w.closeErrors
 }

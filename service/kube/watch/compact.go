@@ -87,7 +87,8 @@ func (d *decoding) connect(c *rest.Config) error {
 // L4's business.
 func (d *decoding) listing(all bool) *Kind {
 	d.decoder.All = all
-	return &Kind{
+	var k *Kind
+	k = &Kind{
 		Name:   d.gvk.Kind,
 		Sample: new(converted),
 		List: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -95,7 +96,7 @@ func (d *decoding) listing(all bool) *Kind {
 			if err != nil {
 				return nil, err
 			}
-			l, err := d.list(body)
+			l, err := d.list(body, k.share)
 			return l, errors.Join(err, body.Close())
 		},
 		Watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
@@ -103,6 +104,7 @@ func (d *decoding) listing(all bool) *Kind {
 			return d.request(&o).Watch(ctx)
 		},
 	}
+	return k
 }
 
 func (d *decoding) request(o *metav1.ListOptions) *rest.Request {
@@ -225,8 +227,8 @@ func (d *eventDecoder) Decode(data []byte, defaults *schema.GroupVersionKind, in
 }
 
 // list returns the objects of a list. Of one in protobuf no more than one object
-// is held as it came.
-func (d *decoding) list(body io.Reader) (*list, error) {
+// is held as it came. Each is given to share before the next one is read.
+func (d *decoding) list(body io.Reader, share func(*converted)) (*list, error) {
 	r := bufio.NewReaderSize(body, 1<<15)
 	if start, _ := r.Peek(4); !kube.IsProtobuf(start) { // what is wrong with a short one is found below
 		return d.typedList(r)
@@ -235,8 +237,12 @@ func (d *decoding) list(body io.Reader) (*list, error) {
 	var err error
 	out.ListMeta, err = kube.List(r, d.kind, func(raw []byte) error {
 		c, err := d.object(raw)
+		if err != nil {
+			return err
+		}
+		share(c)
 		out.Items = append(out.Items, c)
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read a list of objects of kind %s: %w", d.gvk.Kind, err)

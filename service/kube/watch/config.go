@@ -24,6 +24,7 @@ func Config(kubeconfig, master string, qps float32, burst int) (*rest.Config, er
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.UserAgent = "fairlead/" + version()
+	c.Wrap(limitReceived)
 	return c, nil
 }
 

@@ -37,6 +37,10 @@ type Kind struct {
 	// Failed, if not nil, hears why a request failed, each time.
 	Failed func(error)
 
+	// share is called by List with each object that was decoded the short way, between
+	// calls of the store.
+	share func(*converted)
+
 	unselectable atomic.Bool // the server does not know the field label
 	failing      atomic.Bool
 }

@@ -56,6 +56,7 @@ func (s *store) Transformer() cache.TransformFunc {
 // conversion converts o, unless that has been done.
 func (s *store) conversion(o any) (*converted, error) {
 	if c, ok := o.(*converted); ok {
+		s.share(c)
 		return c, nil
 	}
 	meta, ok := o.(metav1.Object)
@@ -68,11 +69,27 @@ func (s *store) conversion(o any) (*converted, error) {
 		c.node, c.problems = &info, problems
 	} else {
 		c.entry, c.problems = s.convert.Convert(o)
+		s.share(c)
 	}
 	return c, nil
 }
 
-func (s *store) object(n service.Name) service.Object { return service.Object{Kind: s.Name, Name: n} }
+// share has c hold what we have already, if that is the same: when everything is told
+// again, little of it is new.
+func (m *mirror) share(c *converted) {
+	if c.entry.IsZero() {
+		return
+	}
+	c.entry = m.known.Same(m.object(c.name), c.entry)
+	switch e := c.entry; {
+	case e.Service != nil:
+		c.name = e.Service.Name
+	case e.Slice.Name == c.name.Name:
+		c.name.Name = e.Slice.Name
+	}
+}
+
+func (m *mirror) object(n service.Name) service.Object { return service.Object{Kind: m.Name, Name: n} }
 
 // Add puts o in force.
 func (s *store) Add(o any) error {

@@ -132,5 +132,6 @@ func (s *Source) mirror(k *Kind) *mirror {
 		nobody: new(metav1.ObjectMeta), complaining: make(map[service.Object]bool),
 	}
 	m.convert.All = s.All
+	k.share = m.share
 	return m
 }
