@@ -35,8 +35,8 @@ type Config struct {
 	MaxDelay time.Duration
 	// MinSyncPeriod is kube-proxy's setting of this name. There every sync waits
 	// this long after the one before, and for its end; here no pause is longer than
-	// this and eight times the last sync, nor than three times this, so that no change
-	// is later than with kube-proxy. Zero means not given.
+	// this and eight times the last sync, nor than two and a half times this, so that
+	// no change is later than with kube-proxy; and not longer than this when many wait. Zero means not given.
 	MinSyncPeriod time.Duration
 	// Coalesce is how long a sync waits for more after the first change.
 	Coalesce time.Duration

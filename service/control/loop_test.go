@@ -275,7 +275,7 @@ func TestPacing(t *testing.T) {
 		{name: "half of the time", cfg: control.Config{DutyCycle: 0.5, Burst: 1}, took: time.Second, want: 2 * time.Second},
 		{name: "a burst first", cfg: control.Config{DutyCycle: 0.25}, took: 20 * time.Millisecond, want: 100 * time.Millisecond},
 		{name: "no longer than MaxDelay", cfg: control.Config{MaxDelay: 2 * time.Second}, took: 5 * time.Second, want: 7 * time.Second},
-		{name: "no longer than three times MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 8 * time.Second},
+		{name: "no longer than two and a half times MinSyncPeriod", cfg: control.Config{MinSyncPeriod: time.Second}, took: 5 * time.Second, want: 7500 * time.Millisecond},
 		{name: "MinSyncPeriod and eight syncs", cfg: control.Config{MinSyncPeriod: time.Second}, took: 50 * time.Millisecond, skip: 3, want: 1450 * time.Millisecond},
 		{name: "MinSyncPeriod delays nothing", cfg: control.Config{DutyCycle: 0.25, Burst: 1, MinSyncPeriod: 20 * time.Second}, took: time.Second, want: 4 * time.Second},
 	}
@@ -324,8 +324,9 @@ func TestChurn(t *testing.T) {
 		{"churn", 50 * ms, ms, 0.013, 150 * ms},
 		{"churn, written over netlink", 50 * ms, 5 * ms, 0.013, 560 * ms},
 		{"churn, a table of 1,000 Services", 50 * ms, 31 * ms, 0.027, 1350 * ms},
-		{"churn, a large table", 50 * ms, 230 * ms, 0.082, 3400 * ms},
-		{"a thousand a second", ms, 30 * ms, 0.027, 1350 * ms},
+		{"churn, a large table", 50 * ms, 230 * ms, 0.09, 3000 * ms},
+		{"a flood, a large table", ms, 800 * ms, 0.48, 2800 * ms},
+		{"a thousand a second", ms, 30 * ms, 0.033, 1350 * ms},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

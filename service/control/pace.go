@@ -25,6 +25,10 @@ const (
 	// its syncs, the one that is under way and its own, each of which takes four to five
 	// times as long as ours.
 	kubeProxyShare = 8
+
+	// flood is how many changes may wait for longer than minSyncPeriod. Of so many, what
+	// a sync takes says more than of the table.
+	flood = 500
 )
 
 // A pace decides when to sync and when to audit. Times are given to it, so that
@@ -34,6 +38,7 @@ type pace struct {
 
 	released bool          // every source is complete
 	changed  time.Time     // the first change not yet synced, or zero
+	waiting  int           // changes not yet synced
 	noticed  time.Time     // the last change, or zero
 	took     time.Duration // what the last sync took
 	rested   time.Time     // no sync before
@@ -54,6 +59,7 @@ func (p *pace) change(now time.Time) {
 		p.debt, p.rested = 0, time.Time{}
 	}
 	p.noticed = now
+	p.waiting++
 	if p.changed.IsZero() {
 		p.changed = now
 	}
@@ -69,7 +75,7 @@ func (p *pace) release(now time.Time) {
 }
 
 // begin notes that a sync begins, which covers every change so far.
-func (p *pace) begin() { p.changed = time.Time{} }
+func (p *pace) begin() { p.changed, p.waiting = time.Time{}, 0 }
 
 // succeed notes that a sync took from start to end.
 func (p *pace) succeed(start, end time.Time) {
@@ -124,7 +130,7 @@ func (p *pace) rest(start, end time.Time) {
 	p.settled, p.took = start, end.Sub(start)
 	longest := p.cfg.MaxDelay
 	if least := p.cfg.MinSyncPeriod; least > 0 {
-		longest = min(longest, least+min(2*least, kubeProxyShare*p.took))
+		longest = min(longest, least+min(3*least/2, kubeProxyShare*p.took))
 	}
 	p.debt = min(p.debt, p.cfg.Burst+earn(end.Add(longest).Sub(start)))
 	p.rested = start.Add(time.Duration(float64(p.debt-p.cfg.Burst) / p.cfg.DutyCycle))
@@ -140,8 +146,11 @@ func (p *pace) nextSync() (time.Time, bool) {
 		if soon := p.changed.Add(p.cfg.Coalesce); at.IsZero() || soon.Before(at) {
 			at = soon
 		}
-		if over := p.noticed.Add(p.calm()); over.Before(rested) {
+		if over := p.noticed.Add(max(calm, min(p.calm(), p.cfg.MinSyncPeriod))); p.cfg.MinSyncPeriod > 0 && over.Before(rested) {
 			rested = over
+		}
+		if soon := p.settled.Add(p.took + p.cfg.MinSyncPeriod); p.cfg.MinSyncPeriod > 0 && p.waiting >= flood && soon.Before(rested) {
+			rested = soon
 		}
 	}
 	if at.Before(rested) {
