@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/fairlead-project/fairlead/iptables/xt"
 	"github.com/fairlead-project/fairlead/iptables/xt/abi"
@@ -43,10 +44,27 @@ func (w *writer) load(ctx context.Context, r *xt.Restore) error {
 	return nil
 }
 
-func (w *writer) loadTable(ctx context.Context, t *xt.TableRestore) error {
+// spared returns r without the chains that are as they should be.
+func (w *writer) spared(ctx context.Context, r *xt.Restore) (*xt.Restore, error) {
+	out := &xt.Restore{Family: r.Family, Tables: slices.Clone(r.Tables)}
+	for i := range out.Tables {
+		t := &out.Tables[i]
+		exists, err := w.exist(ctx, t.Table)
+		if err != nil {
+			return nil, err
+		}
+		if t.Write, err = w.differing(ctx, t.Table, t.Write, exists); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// exist returns the names of the chains of a table.
+func (w *writer) exist(ctx context.Context, t xt.Table) (map[string]bool, error) {
 	exists := map[string]bool{}
 	err := steadily(ctx, func() error {
-		all, err := w.conn.everyChain(ctx, w.family, []xt.Table{t.Table})
+		all, err := w.conn.everyChain(ctx, w.family, []xt.Table{t})
 		clear(exists)
 		for _, ref := range all {
 			exists[ref.Name] = true
@@ -54,7 +72,15 @@ func (w *writer) loadTable(ctx context.Context, t *xt.TableRestore) error {
 		return err
 	})
 	if err != nil {
-		return &xt.RestoreError{Family: w.family, Err: err}
+		return nil, &xt.RestoreError{Family: w.family, Err: err}
+	}
+	return exists, nil
+}
+
+func (w *writer) loadTable(ctx context.Context, t *xt.TableRestore) error {
+	exists, err := w.exist(ctx, t.Table)
+	if err != nil {
+		return err
 	}
 	fresh, rest := split(t, exists)
 	if rest, err = w.differing(ctx, t.Table, rest, exists); err != nil {

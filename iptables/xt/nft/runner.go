@@ -28,8 +28,9 @@ type Runner struct {
 
 	mu   sync.Mutex
 	conn *conn
-	buf  []byte // kept between calls
-	said bool   // that the tool is needed
+	buf  []byte             // kept between calls
+	knew map[xt.Family]bool // something was written: who asks knows what is there
+	said bool               // that the tool is needed
 }
 
 var _ xt.Runner = (*Runner)(nil)
@@ -39,14 +40,16 @@ func New(cfg Config) *Runner {
 	if cfg.Tables == nil {
 		cfg.Tables = []xt.Table{xt.NAT, xt.Filter}
 	}
-	return &Runner{cfg: cfg, conn: newConn()}
+	return &Runner{cfg: cfg, conn: newConn(), knew: map[xt.Family]bool{}}
 }
 
 // keptBuffer is how much memory stays allocated between calls.
 const keptBuffer = 64 << 10
 
 // Restore implements [xt.Runner]. A small r is one transaction, all tables together. Of
-// a large one each table is one, as far as packets can tell: see load.
+// a large one each table is one, as far as packets can tell: see load. Chains that are there
+// as they should be are left alone by the first of a family, which may come after a
+// restart, and by a large one.
 func (r *Runner) Restore(ctx context.Context, what *xt.Restore) error {
 	if what.Empty() {
 		return nil
@@ -80,10 +83,20 @@ func (r *Runner) write(ctx context.Context, what *xt.Restore) error {
 			r.buf = w.batch.buf[:0]
 		}
 	}()
-	if weight(what) <= little {
+	if weight(what) > little {
+		return w.load(ctx, what)
+	}
+	if r.knew[what.Family] {
 		return w.once(ctx, what)
 	}
-	return w.load(ctx, what)
+	what, err := w.spared(ctx, what)
+	if err == nil && !what.Empty() {
+		err = w.once(ctx, what)
+	}
+	if err == nil {
+		r.knew[w.family] = true
+	}
+	return err
 }
 
 // tell says once that the tool is needed.
