@@ -54,7 +54,7 @@ func paceGC(mode string) *gcPacer {
 
 // A gcBeacon is garbage. It holds a pointer, since what does not may be kept for long
 // together with others.
-type gcBeacon struct{ self *gcBeacon }
+type gcBeacon struct{ _ *gcBeacon }
 
 // listen has p hear of every run of the collector from the next one on.
 func (p *gcPacer) listen() {
