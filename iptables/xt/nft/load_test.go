@@ -81,7 +81,10 @@ func TestRestart(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f xt.Family) {
 		byTool := tool(t)
 		restart := func() (*nft.Runner, *xt.State) {
-			run := nft.New(nft.Config{Tool: noTool{byTool, t}})
+			run := nft.New(nft.Config{Tool: byTool})
+			if err := run.Prove(t.Context(), f); err != nil {
+				t.Fatal(err)
+			}
 			state, err := run.Save(t.Context(), f)
 			if err != nil {
 				t.Fatal(err)
@@ -93,8 +96,8 @@ func TestRestart(t *testing.T) {
 		if err := run.Restore(t.Context(), xt.Diff(state, want, nil)); err != nil {
 			t.Fatal(err)
 		}
-		before := byTool.Fingerprint(f)
 		run, state = restart()
+		before := byTool.Fingerprint(f)
 		if err := run.Restore(t.Context(), xt.Diff(state, want, nil)); err != nil {
 			t.Fatal(err)
 		}

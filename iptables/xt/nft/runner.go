@@ -29,7 +29,7 @@ type Runner struct {
 	mu   sync.Mutex
 	conn *conn
 	buf  []byte             // kept between calls
-	knew map[xt.Family]bool // something was written: who asks knows what is there
+	knew map[xt.Family]bool // more than a trial was written: who asks knows what is there
 	said bool               // that the tool is needed
 }
 
