@@ -38,9 +38,6 @@ func (r *Runner) Prove(ctx context.Context, f xt.Family) (err error) {
 			gone.Tables = append(gone.Tables, xt.TableRestore{Table: t, Delete: []string{ownChain, sampleChain, toolChain}})
 		}
 		err = errors.Join(err, r.write(late, gone))
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.knew, f) // of what is in force nothing was learnt
 	}()
 	return r.halve(ctx, f, all)
 }

@@ -29,7 +29,7 @@ type Runner struct {
 	mu   sync.Mutex
 	conn *conn
 	buf  []byte             // kept between calls
-	knew map[xt.Family]bool // more than a trial was written: who asks knows what is there
+	knew map[xt.Family]bool // nothing was read since something was written: who asks knows what is there
 	said bool               // that the tool is needed
 }
 
@@ -48,8 +48,8 @@ const keptBuffer = 64 << 10
 
 // Restore implements [xt.Runner]. A small r is one transaction, all tables together. Of
 // a large one each table is one, as far as packets can tell: see load. Chains that are there
-// as they should be are left alone by the first of a family, which may come after a
-// restart, and by a large one.
+// as they should be are left alone by a large one, and by the first after a Save, whose
+// sums do not tell that.
 func (r *Runner) Restore(ctx context.Context, what *xt.Restore) error {
 	if what.Empty() {
 		return nil
@@ -132,6 +132,7 @@ func (r *Runner) Save(ctx context.Context, f xt.Family) (*xt.State, error) {
 func (r *Runner) read(ctx context.Context, f xt.Family) (state *xt.State, strays bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.knew, f)
 	s := reader{state: &xt.State{Chains: map[xt.ChainRef]xt.ChainState{}, Hooks: map[xt.Hook]int{}}}
 	err = s.read(ctx, r.conn, f, r.cfg.Tables)
 	return s.state, s.strays, err
